@@ -1,0 +1,89 @@
+/*
+ * Fault tolerance: what QEMU's own files may call
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Without CONFIG_CUJU everything here is a no-op that leaves QEMU as it is.
+ * All functions are called with the BQL held.
+ */
+
+#ifndef MIGRATION_FT_H
+#define MIGRATION_FT_H
+
+#include "monitor/monitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-migration.h"
+#include "qobject/qdict.h"
+
+#ifdef CONFIG_CUJU
+
+/*
+ * ft_hmp_migrate: take an HMP "migrate" that is meant for fault tolerance:
+ * with -c, or with the capability cuju-ft on.
+ * Returns true when it was; whatever there is to say has been printed.
+ */
+bool ft_hmp_migrate(Monitor *mon, const QDict *qdict);
+
+/*
+ * ft_migrate: take a "migrate" that is meant for fault tolerance.  While a
+ * session is alive it takes (and refuses) every one.
+ * Returns true when it was, with @errp set if it failed.
+ */
+bool ft_migrate(MigrationAddress *addr, Error **errp);
+
+/* Is this -incoming URI one of a backup ("tcp:0:4441,ft_mode")? */
+bool ft_incoming_uri(const char *uri);
+
+/*
+ * ft_incoming: become a backup and listen at @uri, with the suffix.
+ */
+bool ft_incoming(const char *uri, Error **errp);
+
+/*
+ * ft_blocks: must @what (a command that changes the machine) wait until
+ * protection has ended?  True with @errp set if so.
+ */
+bool ft_blocks(const char *what, Error **errp);
+
+void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
+void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
+void hmp_cuju_get_ft_started(Monitor *mon, const QDict *qdict);
+void hmp_cuju_get_ft_mode(Monitor *mon, const QDict *qdict);
+void hmp_cuju_migrate_cancel(Monitor *mon, const QDict *qdict);
+void hmp_info_ft(Monitor *mon, const QDict *qdict);
+
+#else
+
+static inline bool ft_hmp_migrate(Monitor *mon, const QDict *qdict)
+{
+    if (qdict_get_try_bool(qdict, "cuju", false)) {
+        monitor_printf(mon, "Error: this QEMU was built without Cuju\n");
+        return true;
+    }
+    return false;
+}
+
+static inline bool ft_migrate(MigrationAddress *addr, Error **errp)
+{
+    return false;
+}
+
+static inline bool ft_incoming_uri(const char *uri)
+{
+    return false;
+}
+
+static inline bool ft_incoming(const char *uri, Error **errp)
+{
+    error_setg(errp, "this QEMU was built without Cuju");
+    return false;
+}
+
+static inline bool ft_blocks(const char *what, Error **errp)
+{
+    return false;
+}
+
+#endif
+
+#endif

@@ -1,0 +1,133 @@
+/*
+ * Fault tolerance: device-state snapshots
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * An epoch's device state is QEMU's own stream of savevm sections, with one
+ * difference: arrays of 64 or more structures carry a count and only as many
+ * elements as are in use.  A virtio-pci device has 1024 queue slots in three
+ * such arrays of which three or so are used; saving all of them was 70 to 80
+ * per cent of a light epoch's pause.  Both ends are the same binary (the
+ * fingerprint says so), and ordinary migration never sees the cut form.
+ *
+ * Locking: BQL; the hook is set only while one of the calls here runs.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "qemu/units.h"
+#include "io/channel-buffer.h"
+#include "migration/vmstate.h"
+#include "migration/qemu-file-types.h"
+#include "migration/qemu-file.h"
+#include "migration/savevm.h"
+#include "migration/global_state.h"
+#include "system/cpus.h"
+#include "hw/virtio/virtio.h"
+#include "session.h"
+
+/* Queue slots up to the last that the device has. */
+static int virtio_slots(VirtIODevice *vdev, int n_elems)
+{
+    while (n_elems && !virtio_queue_get_num(vdev, n_elems - 1)) {
+        n_elems--;
+    }
+    return n_elems;
+}
+
+static bool is_virtqueue_array(const VMStateDescription *vmsd)
+{
+    return !strcmp(vmsd->name, "virtio/virtqueues") ||
+           !strcmp(vmsd->name, "virtio/packed_virtqueues") ||
+           !strcmp(vmsd->name, "virtio/ringsize");
+}
+
+static int devstate_cut(QEMUFile *f, const VMStateDescription *vmsd,
+                        const VMStateField *field, void *opaque,
+                        void *first_elem, int n_elems, bool load)
+{
+    bool queues = is_virtqueue_array(vmsd);
+    bool plain = !(field->flags & (VMS_ARRAY_OF_POINTER | VMS_VBUFFER |
+                                   VMS_MULTIPLY)) && field->size;
+    int n = n_elems;
+
+    if (load) {
+        uint32_t got = qemu_get_be32(f);
+
+        if (got > (uint32_t)n_elems) {
+            return -EINVAL;
+        }
+        n = got;
+        if (!queues && plain && n < n_elems) {
+            /* what is not sent was all zero on the primary */
+            memset((uint8_t *)first_elem + (size_t)n * field->size, 0,
+                   (size_t)(n_elems - n) * field->size);
+        }
+        return n;
+    }
+    if (queues) {
+        n = virtio_slots(opaque, n_elems);
+    } else if (plain) {
+        while (n && buffer_is_zero((uint8_t *)first_elem +
+                                   (size_t)(n - 1) * field->size,
+                                   field->size)) {
+            n--;
+        }
+    }
+    qemu_put_be32(f, n);
+    return n;
+}
+
+bool ft_devstate_save(GByteArray *buf, Error **errp)
+{
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(64 * KiB);
+    QEMUFile *f;
+    int ret;
+
+    qio_channel_set_name(QIO_CHANNEL(bioc), "ft-devstate-save");
+    f = qemu_file_new_output(QIO_CHANNEL(bioc));
+    vmstate_cut_hook = devstate_cut;
+    ret = qemu_save_device_state(f);
+    vmstate_cut_hook = NULL;
+    if (!ret) {
+        ret = qemu_fflush(f);
+    }
+    if (!ret) {
+        g_byte_array_set_size(buf, 0);
+        g_byte_array_append(buf, bioc->data, bioc->usage);
+    } else {
+        error_setg(errp, "device state could not be saved (%s): see the "
+                   "message of the device above", strerror(-ret));
+    }
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return !ret;
+}
+
+bool ft_devstate_load(const uint8_t *data, size_t len, Error **errp)
+{
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(len);
+    QEMUFile *f;
+    int ret = -EINVAL;
+
+    qio_channel_set_name(QIO_CHANNEL(bioc), "ft-devstate-load");
+    memcpy(bioc->data, data, len);
+    bioc->usage = len;
+    f = qemu_file_new_input(QIO_CHANNEL(bioc));
+    if (qemu_get_be32(f) == QEMU_VM_FILE_MAGIC &&
+        qemu_get_be32(f) == QEMU_VM_FILE_VERSION) {
+        cpu_synchronize_all_pre_loadvm();
+        vmstate_cut_hook = devstate_cut;
+        ret = qemu_load_device_state(f);
+        vmstate_cut_hook = NULL;
+    }
+    if (ret < 0) {
+        error_setg(errp, "device state of the committed epoch could not be "
+                   "loaded (%s): see the message of the device above",
+                   strerror(-ret));
+    }
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return ret >= 0;
+}

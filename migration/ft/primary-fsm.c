@@ -1,0 +1,307 @@
+/*
+ * Fault tolerance: the primary's state machine (no socket, no VM)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The table of states and events is in the header.  Nothing here waits or
+ * allocates; what has to be done is asked of the ops, whose calls never
+ * come back into this file.
+ */
+
+#include "qemu/osdep.h"
+#include "primary-fsm.h"
+
+static const char *const pri_names[] = {
+    [FT_PRI_INACTIVE] = "inactive",
+    [FT_PRI_SETUP] = "setup",
+    [FT_PRI_SYNC] = "sync",
+    [FT_PRI_PROTECTED] = "protected",
+    [FT_PRI_UNPROTECTED] = "unprotected",
+    [FT_PRI_FENCED] = "fenced",
+};
+
+const char *ft_pri_state_name(FtPriState state)
+{
+    return pri_names[state];
+}
+
+void ft_pri_init(FtPri *p, const FtPriOps *ops, void *opaque,
+                 const FtPriParams *params)
+{
+    *p = (FtPri) { .ops = ops, .opaque = opaque, .params = *params };
+    p->params.depth = MIN(MAX(p->params.depth, 1), FT_PRI_DEPTH_MAX);
+}
+
+unsigned ft_pri_in_flight(const FtPri *p)
+{
+    return p->taken - p->acked;
+}
+
+static bool pri_live(const FtPri *p)
+{
+    return !p->dead && (p->state == FT_PRI_SETUP || p->state == FT_PRI_SYNC ||
+                        p->state == FT_PRI_PROTECTED);
+}
+
+static void pri_set_state(FtPri *p, FtPriState state, const char *reason)
+{
+    p->state = state;
+    p->ops->state(p->opaque, state, reason);
+}
+
+static void pri_set_stall(FtPri *p, bool on, int64_t now)
+{
+    if (p->stalled == on) {
+        return;
+    }
+    p->stalled = on;
+    if (on) {
+        p->stalls++;
+        p->stall_began = now;
+    } else if (now > p->stall_began) {
+        p->stall_us += now - p->stall_began;
+    }
+    p->ops->stall(p->opaque, on);
+}
+
+/*
+ * The session ends and the guest goes on here.  The order is what keeps the
+ * world consistent: first the backup is told, then output goes, then the
+ * guest may run again if it was stalled.
+ */
+static void pri_go_on_alone(FtPri *p, FtPriState state, const char *reason)
+{
+    p->dead = true;
+    p->ops->send_disarm(p->opaque, reason);
+    if (p->output_held) {
+        p->output_held = false;
+        p->ops->release_all(p->opaque);
+    }
+    pri_set_stall(p, false, p->stall_began);
+    p->ops->end(p->opaque);
+    pri_set_state(p, state, reason);
+}
+
+static void pri_lost(FtPri *p, const char *reason)
+{
+    pri_go_on_alone(p, p->state == FT_PRI_PROTECTED ? FT_PRI_UNPROTECTED
+                                                    : FT_PRI_INACTIVE,
+                    reason);
+}
+
+/* Take the next epoch if the pipeline has room; false if it was not taken. */
+static bool pri_take(FtPri *p, int64_t now)
+{
+    uint64_t epoch = p->taken + 1;
+
+    if (ft_pri_in_flight(p) >= p->params.depth) {
+        return false;
+    }
+    p->full = false;
+    p->early = false;
+    p->epoch_began = now;
+    if (!p->ops->take_epoch(p->opaque, epoch)) {
+        return false;
+    }
+    p->taken = epoch;
+    p->taken_at[epoch % FT_PRI_DEPTH_MAX] = now;
+    p->output_held = true;
+    return true;
+}
+
+void ft_pri_start(FtPri *p, int64_t now)
+{
+    if (p->state != FT_PRI_INACTIVE || p->dead) {
+        return;
+    }
+    p->setup_began = now;
+    pri_set_state(p, FT_PRI_SETUP, "connecting to the backup");
+}
+
+void ft_pri_connected(FtPri *p, int64_t now)
+{
+    if (p->state != FT_PRI_SETUP || p->dead) {
+        return;
+    }
+    p->epoch_began = now;
+    pri_set_state(p, FT_PRI_SYNC, "first copy is under way");
+}
+
+void ft_pri_sync_done(FtPri *p, int64_t now)
+{
+    if (p->state != FT_PRI_SYNC || p->dead || p->taken) {
+        return;
+    }
+    p->asked = now;
+    pri_take(p, now);
+}
+
+void ft_pri_output_waiting(FtPri *p)
+{
+    p->early = true;
+}
+
+void ft_pri_output_full(FtPri *p)
+{
+    p->full = true;
+}
+
+void ft_pri_ack(FtPri *p, uint64_t epoch, int64_t now)
+{
+    if (!pri_live(p)) {
+        return;
+    }
+    if (p->state == FT_PRI_SETUP || epoch != p->acked + 1 ||
+        epoch > p->taken) {
+        pri_lost(p, "the backup acknowledged an epoch that is not due");
+        return;
+    }
+    p->acked = epoch;
+    p->grace_given = false;
+    p->ops->commit(p->opaque, epoch);
+    if (p->state == FT_PRI_SYNC) {
+        pri_set_state(p, FT_PRI_PROTECTED, "the backup holds the first epoch");
+    }
+    pri_set_stall(p, false, now);
+}
+
+void ft_pri_link_lost(FtPri *p, const char *reason)
+{
+    if (pri_live(p)) {
+        pri_lost(p, reason);
+    }
+}
+
+void ft_pri_data_lost(FtPri *p, int64_t now)
+{
+    if (!pri_live(p) || p->data_lost) {
+        return;
+    }
+    if (!p->taken) {
+        /* The backup has nothing that it could have taken over. */
+        pri_lost(p, "the data connection was lost");
+        return;
+    }
+    p->asked = now;
+    p->data_lost = now + FT_PRI_GRACE_US;
+}
+
+void ft_pri_peer_disarm(FtPri *p, const char *reason)
+{
+    if (pri_live(p)) {
+        pri_lost(p, reason);
+    }
+}
+
+void ft_pri_peer_failover(FtPri *p)
+{
+    if (!pri_live(p)) {
+        return;
+    }
+    if (p->state != FT_PRI_PROTECTED) {
+        /* It has no committed epoch to go on from: it cannot be serious. */
+        pri_lost(p, "the backup asked to take over before it had an epoch");
+        return;
+    }
+    p->dead = true;
+    p->output_held = false;
+    p->ops->drop_all(p->opaque);
+    p->ops->send_fenced(p->opaque);
+    p->ops->end(p->opaque);
+    pri_set_state(p, FT_PRI_FENCED, "the backup has taken over");
+}
+
+void ft_pri_cancel(FtPri *p, const char *reason)
+{
+    if (pri_live(p)) {
+        pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
+    }
+}
+
+/* When the open epoch should end, if the pipeline has room then. */
+static int64_t pri_epoch_due(const FtPri *p)
+{
+    if (p->full || (p->early && !ft_pri_in_flight(p))) {
+        return p->epoch_began + MIN(p->params.min_run_us, p->params.epoch_us);
+    }
+    return p->epoch_began + p->params.epoch_us;
+}
+
+/* When the oldest epoch in flight is overdue. */
+static int64_t pri_ack_due(const FtPri *p)
+{
+    return MAX(p->taken_at[(p->acked + 1) % FT_PRI_DEPTH_MAX] +
+               p->params.ack_timeout_us, p->grace);
+}
+
+static int64_t pri_poll(FtPri *p, int64_t now)
+{
+    int64_t next = INT64_MAX;
+    int64_t due;
+
+    if (p->state == FT_PRI_SETUP) {
+        due = p->setup_began + p->params.setup_timeout_us;
+        if (now >= due) {
+            pri_lost(p, "no answer from the backup while connecting");
+            return INT64_MAX;
+        }
+        return due;
+    }
+    if (p->data_lost) {
+        /* No epoch would arrive: only the verdict is waited for. */
+        if (now >= p->data_lost) {
+            pri_lost(p, "the data connection was lost");
+            return INT64_MAX;
+        }
+        return p->data_lost;
+    }
+    if (ft_pri_in_flight(p)) {
+        due = pri_ack_due(p);
+        if (now >= due) {
+            pri_lost(p, "the backup did not acknowledge an epoch in time");
+            return INT64_MAX;
+        }
+        next = due;
+    }
+    if (p->state != FT_PRI_PROTECTED) {
+        return next;
+    }
+
+    due = pri_epoch_due(p);
+    if (now >= due) {
+        bool was_early = p->early && now < p->epoch_began + p->params.epoch_us;
+
+        if (ft_pri_in_flight(p) < p->params.depth) {
+            if (pri_take(p, now)) {
+                p->early_epochs += was_early;
+                next = MIN(next, pri_ack_due(p));
+            }
+            return MIN(next, pri_epoch_due(p));
+        }
+        /* The acknowledgement that is due will call again. */
+        pri_set_stall(p, true, now);
+        return next;
+    }
+    return MIN(next, due);
+}
+
+int64_t ft_pri_poll(FtPri *p, int64_t now)
+{
+    int64_t next;
+
+    if (!pri_live(p)) {
+        return INT64_MAX;
+    }
+    if (p->asked && now - p->asked > FT_PRI_GRACE_US && !p->grace_given) {
+        /* This process stood still: it cannot say who was silent. */
+        p->grace_given = true;
+        p->grace = now + FT_PRI_GRACE_US;
+    }
+    next = pri_poll(p, now);
+    if (next != INT64_MAX && ft_pri_in_flight(p)) {
+        /* Often enough to notice that this process stood still. */
+        next = MIN(next, now + FT_PRI_GRACE_US);
+    }
+    p->asked = next == INT64_MAX ? 0 : next;
+    return next;
+}

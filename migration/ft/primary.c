@@ -1,0 +1,975 @@
+/*
+ * Fault tolerance: the primary: epoch loop, sender and reader of acks
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Threads and who may touch what:
+ *
+ *   main loop (BQL)   the state machine, capture, output; all that changes
+ *                     the guest.  Being the main loop, it cannot be in the
+ *                     middle of a reset or a monitor command at a pause.
+ *   setup thread      connects and shakes hands; owns its FtSetup only
+ *   sender thread     encodes and sends; owns the image or the sync pass
+ *                     that it has taken from the queue
+ *   ack thread        reads the control connection
+ *
+ * Threads never take the BQL: they post events, which the main loop works
+ * off in a bottom half of the iohandler context (that one does not run in
+ * bdrv_drain(), so never inside a pause).
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/seqlock.h"
+#include "qemu/timer.h"
+#include "block/block.h"
+#include "system/cpus.h"
+#include "system/cpu-timers.h"
+#include "system/cpu-timers-internal.h"
+#include "system/runstate.h"
+#include "migration/global_state.h"
+#include "session.h"
+#include "primary-fsm.h"
+#include "trace.h"
+
+/* The guest runs at least so long between two pauses. */
+#define PRIMARY_MIN_RUN_US      2000
+/* Connecting and the handshake. */
+#define PRIMARY_SETUP_MS        10000
+/* The first copy ends when so few pages are left: about 2 ms to copy. */
+#define PRIMARY_SYNC_PAGES      2048
+/* ... or when a pass leaves no less than the one before, so often. */
+#define PRIMARY_SYNC_STUCK      3
+/* Exit status of a primary whose backup has taken over. */
+#define PRIMARY_EXIT_FENCED     3
+
+typedef enum EventKind {
+    EV_SYNC_PASS,
+    EV_ACK,
+    EV_LOST,
+    EV_DISARM,
+    EV_FAILOVER,
+} EventKind;
+
+typedef struct Event {
+    EventKind kind;
+    uint64_t epoch;
+    char *text;
+    QSIMPLEQ_ENTRY(Event) next;
+} Event;
+
+/* An epoch on its way to the backup. */
+typedef struct Image {
+    uint64_t epoch;
+    uint16_t flags;
+    uint64_t ram_hash;
+    FtStage *stage;
+    GByteArray *devices;
+    QSIMPLEQ_ENTRY(Image) next;
+} Image;
+
+/* What the setup thread owns; outlives the session if that ends first. */
+typedef struct FtSetup {
+    FtPrimary *primary;         /* BQL; NULL: nobody waits any more */
+    SocketAddress *addr;
+    QemuUUID uuid;
+    char *fingerprint;
+    FtLink *data, *control;
+    Error *err;
+} FtSetup;
+
+struct FtPrimary {
+    FtSession *session;
+    FtPri fsm;
+    FtParams params;
+    FtMachine *machine;
+    FtCapture *capture;
+    FtOutput *output;
+    FtSetup *setup;
+    FtLink *data, *control;
+    QEMUTimer *timer;
+    QEMUBH *bh;
+    bool held;                  /* filters are attached */
+    bool last_running;          /* the last image was of a running guest */
+    bool ended;
+    Error *broken;              /* an epoch could not be taken */
+    FtStats stats;
+    int64_t protected_at;
+    /* first copy */
+    uint64_t sync_left;
+    unsigned sync_stuck;
+    int64_t sync_began;
+    uint64_t sync_total;
+    /* between the threads, under lock */
+    QemuMutex lock;
+    QemuCond cond;
+    bool quit;
+    bool sync_pass;             /* the sender is to make one */
+    QSIMPLEQ_HEAD(, Event) events;
+    QSIMPLEQ_HEAD(, Image) queue;
+    QSIMPLEQ_HEAD(, Image) idle;
+    FtEncodeStats encoded;
+    uint64_t sync_sent;         /* pages, atomic */
+    QemuThread sender, acker;
+    bool threads;
+    /* sender only */
+    uint8_t *frame;
+    size_t frame_used;
+    uint64_t frame_pages;       /* of the image or pass */
+    uint64_t frame_bytes;
+    Error *send_err;
+};
+
+/* ---------------------------------------------------------------- events */
+
+static void primary_post(FtPrimary *p, EventKind kind, uint64_t epoch,
+                         const char *text)
+{
+    Event *ev = g_new0(Event, 1);
+
+    ev->kind = kind;
+    ev->epoch = epoch;
+    ev->text = g_strdup(text);
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        QSIMPLEQ_INSERT_TAIL(&p->events, ev, next);
+    }
+    qemu_bh_schedule(p->bh);
+}
+
+static void primary_post_error(FtPrimary *p, Error *err)
+{
+    primary_post(p, EV_LOST, 0, error_get_pretty(err));
+    error_free(err);
+}
+
+static void primary_kick(FtPrimary *p);
+
+/* ---------------------------------------------------------------- sender */
+
+static bool sender_flush(FtPrimary *p, uint64_t epoch, uint16_t flags)
+{
+    if (p->frame_used) {
+        if (!ft_link_send(p->data, FT_FRAME_PAGES, flags, epoch, p->frame,
+                          p->frame_used, &p->send_err)) {
+            return false;
+        }
+        p->frame_bytes += p->frame_used;
+        p->frame_used = 0;
+    }
+    return true;
+}
+
+static bool sender_page(FtPrimary *p, uint64_t epoch, uint16_t flags,
+                        uint16_t block, uint64_t offset, const uint8_t *page)
+{
+    if (FT_WIRE_PAYLOAD_MAX - p->frame_used < FT_RECORD_MAX &&
+        !sender_flush(p, epoch, flags)) {
+        return false;
+    }
+    p->frame_used += ft_encode_page(p->frame + p->frame_used,
+                                    FT_WIRE_PAYLOAD_MAX - p->frame_used,
+                                    block, offset, page, &p->encoded);
+    p->frame_pages++;
+    return true;
+}
+
+static bool sender_sync_page(void *opaque, uint16_t block, uint64_t offset,
+                             const uint8_t *page)
+{
+    FtPrimary *p = opaque;
+
+    if (qatomic_read(&p->quit)) {
+        return false;
+    }
+    qatomic_set(&p->sync_sent, p->sync_sent + 1);
+    ft_inject(FT_FAULT_POINT_SYNC);
+    return sender_page(p, 0, FT_FLAG_SYNC, block, offset, page);
+}
+
+static bool sender_image(FtPrimary *p, Image *img)
+{
+    FtEpochEnd end = { .ram_hash = img->ram_hash };
+    uint8_t buf[FT_EPOCH_END_SIZE];
+    uint32_t done = 0;
+    uint64_t i;
+
+    ft_inject(FT_FAULT_POINT_BEFORE_SEND);
+    for (i = 0; i < img->stage->count; i++) {
+        FtStagedPage *pg = &img->stage->page[i];
+
+        if (!sender_page(p, img->epoch, 0, pg->block, pg->offset, pg->data)) {
+            return false;
+        }
+    }
+    if (!sender_flush(p, img->epoch, 0)) {
+        return false;
+    }
+    while (done < img->devices->len) {
+        uint32_t n = MIN(img->devices->len - done, FT_WIRE_PAYLOAD_MAX);
+
+        if (!ft_link_send(p->data, FT_FRAME_DEVICES, 0, img->epoch,
+                          img->devices->data + done, n, &p->send_err)) {
+            return false;
+        }
+        done += n;
+    }
+    end.pages = p->frame_pages;
+    end.page_bytes = p->frame_bytes;
+    end.device_bytes = img->devices->len;
+    if (img->flags & FT_FLAG_HASH) {
+        end.dev_hash = ft_wire_crc32c(0, img->devices->data,
+                                      img->devices->len);
+    }
+    ft_wire_put_epoch_end(buf, &end);
+    if (!ft_link_send(p->data, FT_FRAME_EPOCH_END, img->flags, img->epoch,
+                      buf, sizeof(buf), &p->send_err)) {
+        return false;
+    }
+    ft_inject(FT_FAULT_POINT_AFTER_SEND);
+    return true;
+}
+
+static void *sender_thread(void *opaque)
+{
+    FtPrimary *p = opaque;
+    bool ok = true;
+
+    rcu_register_thread();
+    while (ok) {
+        Image *img = NULL;
+        bool pass = false;
+
+        WITH_QEMU_LOCK_GUARD(&p->lock) {
+            while (!p->quit && !p->sync_pass && QSIMPLEQ_EMPTY(&p->queue)) {
+                qemu_cond_wait(&p->cond, &p->lock);
+            }
+            if (p->quit) {
+                break;
+            }
+            pass = p->sync_pass;
+            p->sync_pass = false;
+            if (!pass) {
+                img = QSIMPLEQ_FIRST(&p->queue);
+                QSIMPLEQ_REMOVE_HEAD(&p->queue, next);
+            }
+        }
+        p->frame_pages = 0;
+        p->frame_bytes = 0;
+        if (pass) {
+            ok = ft_capture_drain(p->capture, sender_sync_page, p) &&
+                 sender_flush(p, 0, FT_FLAG_SYNC);
+            if (ok) {
+                primary_post(p, EV_SYNC_PASS, 0, NULL);
+            }
+        } else {
+            ok = sender_image(p, img);
+            WITH_QEMU_LOCK_GUARD(&p->lock) {
+                QSIMPLEQ_INSERT_TAIL(&p->idle, img, next);
+            }
+        }
+    }
+    if (p->send_err) {
+        primary_post_error(p, g_steal_pointer(&p->send_err));
+    }
+    rcu_unregister_thread();
+    return NULL;
+}
+
+/* -------------------------------------------------- control connection */
+
+static void *acker_thread(void *opaque)
+{
+    FtPrimary *p = opaque;
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    Error *err = NULL;
+    FtFrame f;
+    bool bad;
+    int ret;
+
+    rcu_register_thread();
+    while ((ret = ft_link_recv(p->control, &f, buf, &bad, &err)) > 0) {
+        g_autofree char *text = g_strndup((char *)buf->data, f.length);
+
+        if (f.type == FT_FRAME_ACK) {
+            primary_post(p, EV_ACK, f.epoch, NULL);
+        } else if (f.type == FT_FRAME_DISARM) {
+            g_autofree char *msg =
+                g_strdup_printf("the backup has left in order: %s", text);
+
+            primary_post(p, EV_DISARM, 0, msg);
+        } else if (f.type == FT_FRAME_FAILOVER) {
+            primary_post(p, EV_FAILOVER, 0, NULL);
+        } else if (f.type == FT_FRAME_ERROR) {
+            g_autofree char *msg =
+                g_strdup_printf("the backup reports: %s", text);
+
+            primary_post(p, EV_LOST, 0, msg);
+        } else {
+            error_setg(&err, "the backup sent a %s frame on the control "
+                       "connection", ft_wire_type_name(f.type));
+            ret = -1;
+            break;
+        }
+    }
+    if (ret < 0) {
+        primary_post_error(p, err);
+    } else {
+        primary_post(p, EV_LOST, 0, "the backup closed the connection");
+    }
+    rcu_unregister_thread();
+    return NULL;
+}
+
+/* ------------------------------------------------------------- the pause */
+
+typedef struct Pause {
+    bool was_running;
+    int64_t ticks, clock;
+} Pause;
+
+/*
+ * Stop the guest as vm_stop() would, without its events and without a flush
+ * of the disks.  The order is what device models rely on: runstate, ticks,
+ * vCPUs, notifiers, then the drain, which completes DMA.
+ */
+static void pause_begin(Pause *ps)
+{
+    ps->was_running = runstate_check(RUN_STATE_RUNNING);
+    if (!ps->was_running) {
+        return;
+    }
+    ps->ticks = timers_state.cpu_ticks_offset;
+    ps->clock = timers_state.cpu_clock_offset;
+    runstate_set(RUN_STATE_SAVE_VM);
+    cpu_disable_ticks();
+    pause_all_vcpus();
+    vm_state_notify(false, RUN_STATE_SAVE_VM);
+    bdrv_drain_all();
+}
+
+static void pause_end(Pause *ps)
+{
+    if (!ps->was_running) {
+        return;
+    }
+    /*
+     * Give the guest the time of the pause back: with the offsets of before
+     * its clocks go on as if the pause were a moment in which the host did
+     * not schedule it.  The image has them as they stood in the pause.
+     */
+    cpu_enable_ticks();
+    seqlock_write_lock(&timers_state.vm_clock_seqlock,
+                       &timers_state.vm_clock_lock);
+    timers_state.cpu_ticks_offset = ps->ticks;
+    timers_state.cpu_clock_offset = ps->clock;
+    seqlock_write_unlock(&timers_state.vm_clock_seqlock,
+                         &timers_state.vm_clock_lock);
+    runstate_set(RUN_STATE_RUNNING);
+    vm_state_notify(true, RUN_STATE_RUNNING);
+    resume_all_vcpus();
+}
+
+static Image *image_get(FtPrimary *p)
+{
+    Image *img;
+
+    QEMU_LOCK_GUARD(&p->lock);
+    img = QSIMPLEQ_FIRST(&p->idle);
+    if (img) {
+        QSIMPLEQ_REMOVE_HEAD(&p->idle, next);
+        ft_stage_reset(img->stage);
+    } else {
+        img = g_new0(Image, 1);
+        img->stage = ft_stage_new();
+        img->devices = g_byte_array_new();
+    }
+    return img;
+}
+
+static void image_free(Image *img)
+{
+    ft_stage_free(img->stage);
+    g_byte_array_free(img->devices, true);
+    g_free(img);
+}
+
+static void image_queue_free(FtPrimary *p)
+{
+    Image *img, *next;
+
+    QSIMPLEQ_FOREACH_SAFE(img, &p->queue, next, next) {
+        image_free(img);
+    }
+    QSIMPLEQ_FOREACH_SAFE(img, &p->idle, next, next) {
+        image_free(img);
+    }
+}
+
+/* ------------------------------------------------- the machine's actions */
+
+static bool op_take_epoch(void *opaque, uint64_t epoch)
+{
+    FtPrimary *p = opaque;
+    FtStats *st = &p->stats;
+    int64_t t[6];
+    uint64_t dirty;
+    Image *img;
+    Pause ps;
+    bool ok;
+
+    if (!runstate_is_running() && epoch > 1 && !p->last_running) {
+        /* It stands still and the backup has it so: nothing to send. */
+        return false;
+    }
+    img = image_get(p);
+    img->epoch = epoch;
+    t[0] = ft_now_us();
+    pause_begin(&ps);
+    t[1] = ft_now_us();
+    ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
+    dirty = ft_capture_harvest(p->capture);
+    t[2] = ft_now_us();
+    ft_capture_copy(p->capture, img->stage);
+    t[3] = ft_now_us();
+    if (ps.was_running) {
+        global_state_store_running();
+    } else {
+        global_state_store();
+    }
+    ok = ft_capture_check(p->capture, &p->broken) &&
+         ft_devstate_save(img->devices, &p->broken);
+    img->flags = ps.was_running ? FT_FLAG_RUNNING : 0;
+    if (p->params.hash_every && epoch % p->params.hash_every == 0) {
+        img->flags |= FT_FLAG_HASH;
+        img->ram_hash = ft_machine_hash(p->machine);
+    } else {
+        img->ram_hash = 0;
+    }
+    if (ok) {
+        if (epoch == 1) {
+            ok = ft_output_start(p->output, 2, &p->broken);
+        } else {
+            ft_output_close(p->output);
+        }
+    }
+    t[4] = ft_now_us();
+    ft_inject(FT_FAULT_POINT_CAPTURED);
+    pause_end(&ps);
+    t[5] = ft_now_us();
+
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        if (ok) {
+            QSIMPLEQ_INSERT_TAIL(&p->queue, img, next);
+            qemu_cond_signal(&p->cond);
+        } else {
+            QSIMPLEQ_INSERT_TAIL(&p->idle, img, next);
+        }
+    }
+    if (!ok) {
+        return false;
+    }
+    p->last_running = ps.was_running;
+    if (epoch > 1) {
+        /* the first one ends the copy of all RAM and tells nothing */
+        st->epochs++;
+        ft_hist_add(&st->pause, t[5] - t[0]);
+        ft_hist_add(&st->pause_stop, t[1] - t[0]);
+        ft_hist_add(&st->pause_harvest, t[2] - t[1]);
+        ft_hist_add(&st->pause_copy, t[3] - t[2]);
+        ft_hist_add(&st->pause_devices, t[4] - t[3]);
+        ft_hist_add(&st->pause_resume, t[5] - t[4]);
+        ft_hist_add(&st->dirty, dirty);
+    }
+    st->device_bytes = img->devices->len;
+    trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
+    return true;
+}
+
+static void op_stall(void *opaque, bool on)
+{
+    /* The runstate stays: this is no stop that anyone asked for. */
+    if (on) {
+        pause_all_vcpus();
+    } else {
+        resume_all_vcpus();
+    }
+}
+
+static void op_commit(void *opaque, uint64_t epoch)
+{
+    FtPrimary *p = opaque;
+    int64_t us = ft_now_us() - p->fsm.taken_at[epoch % FT_PRI_DEPTH_MAX];
+    Error *err = NULL;
+
+    ft_inject(FT_FAULT_POINT_ACK_RECEIVED);
+    trace_ft_ack(epoch, us);
+    if (epoch > 1) {
+        ft_hist_add(&p->stats.commit, us);
+        if (!ft_output_commit(p->output, epoch, &err)) {
+            error_reportf_err(err, "ft: ");
+        }
+    }
+    ft_inject(FT_FAULT_POINT_RELEASED);
+}
+
+static void op_release_all(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    ft_output_release_all(p->output);
+}
+
+static void op_drop_all(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    pause_all_vcpus();
+    ft_output_drop_all(p->output);
+}
+
+static void op_send_disarm(void *opaque, const char *reason)
+{
+    FtPrimary *p = opaque;
+
+    if (p->control) {
+        ft_link_try_send(p->control, FT_FRAME_DISARM, 0, reason);
+    }
+}
+
+static void op_send_fenced(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    ft_link_try_send(p->control, FT_FRAME_FENCED, 0, "");
+}
+
+static void op_end(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    p->ended = true;
+    timer_del(p->timer);
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        p->quit = true;
+        qemu_cond_broadcast(&p->cond);
+    }
+    if (p->data) {
+        ft_link_shutdown(p->data);
+        ft_link_shutdown(p->control);
+    }
+}
+
+static void op_state(void *opaque, FtPriState state, const char *reason)
+{
+    static const FtState map[] = {
+        [FT_PRI_INACTIVE] = FT_STATE_INACTIVE,
+        [FT_PRI_SETUP] = FT_STATE_SETUP,
+        [FT_PRI_SYNC] = FT_STATE_SYNC,
+        [FT_PRI_PROTECTED] = FT_STATE_PROTECTED,
+        [FT_PRI_UNPROTECTED] = FT_STATE_UNPROTECTED,
+        [FT_PRI_FENCED] = FT_STATE_FENCED,
+    };
+    FtPrimary *p = opaque;
+
+    if (state == FT_PRI_PROTECTED) {
+        p->protected_at = ft_now_us();
+    }
+    ft_session_state(FT_ROLE_PRIMARY, map[state], reason);
+    if (state == FT_PRI_FENCED) {
+        /*
+         * For good: no monitor command may bring this guest back to life
+         * beside the one on the backup.
+         */
+        error_report("ft: the backup has taken over; this side has stopped "
+                     "its guest and exits");
+        exit(PRIMARY_EXIT_FENCED);
+    }
+    if (p->ended) {
+        ft_session_end();
+    }
+}
+
+static const FtPriOps primary_ops = {
+    .state = op_state,
+    .take_epoch = op_take_epoch,
+    .stall = op_stall,
+    .commit = op_commit,
+    .release_all = op_release_all,
+    .drop_all = op_drop_all,
+    .send_disarm = op_send_disarm,
+    .send_fenced = op_send_fenced,
+    .end = op_end,
+};
+
+/* ------------------------------------------------------- the first copy */
+
+/* Collect what is dirty with the vCPUs held for the moment. */
+static uint64_t sync_harvest(FtPrimary *p)
+{
+    uint64_t n;
+
+    pause_all_vcpus();
+    n = ft_capture_harvest(p->capture);
+    resume_all_vcpus();
+    return n;
+}
+
+static void sync_pass(FtPrimary *p)
+{
+    uint64_t left = sync_harvest(p);
+
+    if (p->sync_left && left >= p->sync_left / 2) {
+        p->sync_stuck++;
+    }
+    if (p->sync_left && (left <= PRIMARY_SYNC_PAGES ||
+                         p->sync_stuck >= PRIMARY_SYNC_STUCK)) {
+        ft_pri_sync_done(&p->fsm, ft_now_us());
+        return;
+    }
+    p->sync_left = left;
+    if (!p->sync_total) {
+        p->sync_total = left;
+    }
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        p->sync_pass = true;
+        qemu_cond_signal(&p->cond);
+    }
+}
+
+/* --------------------------------------------------------------- set-up */
+
+static void setup_free(FtSetup *su)
+{
+    if (su->data) {
+        ft_link_shutdown(su->data);
+        ft_link_unref(su->data);
+    }
+    if (su->control) {
+        ft_link_shutdown(su->control);
+        ft_link_unref(su->control);
+    }
+    qapi_free_SocketAddress(su->addr);
+    g_free(su->fingerprint);
+    error_free(su->err);
+    g_free(su);
+}
+
+static void setup_done(void *opaque)
+{
+    FtSetup *su = opaque;
+    FtPrimary *p = su->primary;
+
+    if (!p) {
+        setup_free(su);
+        return;
+    }
+    p->setup = NULL;
+    if (su->err) {
+        ft_pri_link_lost(&p->fsm, error_get_pretty(su->err));
+        setup_free(su);
+        return;
+    }
+    p->data = g_steal_pointer(&su->data);
+    p->control = g_steal_pointer(&su->control);
+    setup_free(su);
+
+    p->threads = true;
+    qemu_thread_create(&p->sender, "ft-send", sender_thread, p,
+                       QEMU_THREAD_JOINABLE);
+    qemu_thread_create(&p->acker, "ft-ack", acker_thread, p,
+                       QEMU_THREAD_JOINABLE);
+    p->sync_began = ft_now_us();
+    ft_pri_connected(&p->fsm, p->sync_began);
+    sync_pass(p);
+    primary_kick(p);
+}
+
+static void *setup_thread(void *opaque)
+{
+    FtSetup *su = opaque;
+
+    ft_link_open_pair(su->addr, &su->uuid, FT_FEATURE_HASH, su->fingerprint,
+                      PRIMARY_SETUP_MS, &su->data, &su->control, &su->err);
+    ft_main_loop(setup_done, su);
+    return NULL;
+}
+
+/* ------------------------------------------------------------- main loop */
+
+/* Do what is due and set the timer for the rest. */
+static void primary_kick(FtPrimary *p)
+{
+    int64_t next;
+
+    if (p->ended) {
+        return;
+    }
+    next = ft_pri_poll(&p->fsm, ft_now_us());
+    if (p->broken && !p->ended) {
+        g_autofree char *msg = g_strdup(error_get_pretty(p->broken));
+
+        ft_pri_link_lost(&p->fsm, msg);
+    }
+    if (p->ended) {
+        return;
+    }
+    if (next == INT64_MAX) {
+        timer_del(p->timer);
+    } else {
+        timer_mod_ns(p->timer, next * SCALE_US);
+    }
+}
+
+static void primary_timer(void *opaque)
+{
+    primary_kick(opaque);
+}
+
+static void primary_bh(void *opaque)
+{
+    FtPrimary *p = opaque;
+    QSIMPLEQ_HEAD(, Event) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
+    Event *ev;
+
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        QSIMPLEQ_CONCAT(&todo, &p->events);
+    }
+    while ((ev = QSIMPLEQ_FIRST(&todo))) {
+        QSIMPLEQ_REMOVE_HEAD(&todo, next);
+        if (p->ended) {
+            /* what comes after the end is no news */
+        } else if (ev->kind == EV_SYNC_PASS) {
+            sync_pass(p);
+        } else if (ev->kind == EV_ACK) {
+            ft_pri_ack(&p->fsm, ev->epoch, ft_now_us());
+        } else if (ev->kind == EV_LOST) {
+            ft_pri_link_lost(&p->fsm, ev->text);
+        } else if (ev->kind == EV_DISARM) {
+            ft_pri_peer_disarm(&p->fsm, ev->text);
+        } else {
+            ft_pri_peer_failover(&p->fsm);
+        }
+        g_free(ev->text);
+        g_free(ev);
+    }
+    primary_kick(p);
+}
+
+static void primary_output_waiting(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    ft_pri_output_waiting(&p->fsm);
+    if (!p->ended && !ft_pri_in_flight(&p->fsm)) {
+        timer_mod_anticipate_ns(p->timer, (p->fsm.epoch_began +
+                                           p->fsm.params.min_run_us) *
+                                          SCALE_US);
+    }
+}
+
+static void primary_output_full(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    ft_pri_output_full(&p->fsm);
+    if (!p->ended) {
+        timer_mod_anticipate_ns(p->timer, (p->fsm.epoch_began +
+                                           p->fsm.params.min_run_us) *
+                                          SCALE_US);
+    }
+}
+
+FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
+                          Error **errp)
+{
+    FtPriParams params;
+    FtPrimary *p = g_new0(FtPrimary, 1);
+    QemuThread thread;
+    FtSetup *su;
+
+    p->session = s;
+    p->params = *ft_params();
+    qemu_mutex_init(&p->lock);
+    qemu_cond_init(&p->cond);
+    QSIMPLEQ_INIT(&p->events);
+    QSIMPLEQ_INIT(&p->queue);
+    QSIMPLEQ_INIT(&p->idle);
+    p->frame = g_malloc(FT_WIRE_PAYLOAD_MAX);
+    p->timer = timer_new_ns(QEMU_CLOCK_REALTIME, primary_timer, p);
+    p->bh = aio_bh_new(iohandler_get_aio_context(), primary_bh, p);
+    p->machine = ft_machine_new();
+    p->output = ft_output_new(p->params.hold_packets, p->params.hold_bytes,
+                              primary_output_waiting, primary_output_full, p);
+    params = (FtPriParams) {
+        .epoch_us = p->params.epoch_us,
+        .min_run_us = PRIMARY_MIN_RUN_US,
+        .ack_timeout_us = p->params.ack_timeout_ms * 1000ll,
+        .setup_timeout_us = (PRIMARY_SETUP_MS + 2000) * 1000ll,
+        .depth = p->params.depth,
+    };
+    ft_pri_init(&p->fsm, &primary_ops, p, &params);
+
+    p->held = ft_hold_attach(p->output, errp);
+    if (!p->held) {
+        ft_primary_free(p);
+        return NULL;
+    }
+    p->capture = ft_capture_new(p->machine, errp);
+    if (!p->capture) {
+        ft_primary_free(p);
+        return NULL;
+    }
+    su = g_new0(FtSetup, 1);
+    su->primary = p;
+    su->addr = QAPI_CLONE(SocketAddress, addr);
+    su->uuid = s->uuid;
+    su->fingerprint = g_strdup(p->machine->fingerprint);
+    p->setup = su;
+    ft_pri_start(&p->fsm, ft_now_us());
+    qemu_thread_create(&thread, "ft-setup", setup_thread, su,
+                       QEMU_THREAD_DETACHED);
+    primary_kick(p);
+    return p;
+}
+
+void ft_primary_free(FtPrimary *p)
+{
+    Event *ev, *next;
+
+    if (!p) {
+        return;
+    }
+    p->ended = true;
+    if (p->setup) {
+        p->setup->primary = NULL;
+    }
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        p->quit = true;
+        qemu_cond_broadcast(&p->cond);
+    }
+    if (p->threads) {
+        /* They never take the BQL, and the shutdown ends their I/O. */
+        ft_link_shutdown(p->data);
+        ft_link_shutdown(p->control);
+        qemu_thread_join(&p->sender);
+        qemu_thread_join(&p->acker);
+    }
+    if (p->data) {
+        ft_link_unref(p->data);
+        ft_link_unref(p->control);
+    }
+    qemu_bh_delete(p->bh);
+    timer_free(p->timer);
+    if (p->held) {
+        ft_hold_detach();
+    }
+    ft_output_free(p->output);
+    ft_capture_free(p->capture);
+    ft_machine_free(p->machine);
+    image_queue_free(p);
+    QSIMPLEQ_FOREACH_SAFE(ev, &p->events, next, next) {
+        g_free(ev->text);
+        g_free(ev);
+    }
+    error_free(p->broken);
+    error_free(p->send_err);
+    g_free(p->frame);
+    qemu_cond_destroy(&p->cond);
+    qemu_mutex_destroy(&p->lock);
+    g_free(p);
+}
+
+void ft_primary_cancel(FtPrimary *p, const char *reason)
+{
+    ft_pri_cancel(&p->fsm, reason);
+}
+
+void ft_primary_params_changed(FtPrimary *p)
+{
+    p->params.epoch_us = ft_params()->epoch_us;
+    p->fsm.params.epoch_us = p->params.epoch_us;
+    primary_kick(p);
+}
+
+bool ft_primary_blocks(FtPrimary *p)
+{
+    return !p->ended;
+}
+
+/* ---------------------------------------------------------------- status */
+
+static FtHistogram *primary_hist(const FtHist *h)
+{
+    FtHistogram *q = g_new0(FtHistogram, 1);
+
+    q->count = h->count;
+    q->mean = ft_hist_mean(h);
+    q->p50 = ft_hist_quantile(h, 500);
+    q->p99 = ft_hist_quantile(h, 990);
+    q->max = h->max;
+    return q;
+}
+
+void ft_primary_query(FtPrimary *p, FtStatus *st)
+{
+    const FtStats *s = &p->stats;
+    int64_t now = ft_now_us();
+    FtOutputStats out;
+
+    ft_output_stats(p->output, &out);
+    st->has_epoch = st->has_committed = st->has_in_flight = true;
+    st->epoch = p->fsm.taken;
+    st->committed = p->fsm.acked;
+    st->in_flight = ft_pri_in_flight(&p->fsm);
+    st->epoch_us = p->params.epoch_us;
+    if (p->sync_total) {
+        uint64_t sent = qatomic_read(&p->sync_sent);
+        bool over = p->fsm.state != FT_PRI_SYNC;
+        int64_t us = (over ? p->protected_at : now) - p->sync_began;
+
+        st->has_sync_percent = st->has_sync_rate = true;
+        st->sync_percent = over ? 100 : MIN(99, sent * 100 / p->sync_total);
+        st->sync_rate = us > 0 ? sent * FT_PAGE_SIZE * 1000000 / us : 0;
+    }
+    if (p->fsm.state == FT_PRI_PROTECTED) {
+        st->has_epochs_per_second = true;
+        st->epochs_per_second = s->epochs * 1e6 /
+                                MAX(now - p->protected_at, 1);
+        st->has_dirty_mean = st->has_dirty_p99 = true;
+        st->dirty_mean = ft_hist_mean(&s->dirty);
+        st->dirty_p99 = ft_hist_quantile(&s->dirty, 990);
+        st->has_device_bytes = true;
+        st->device_bytes = s->device_bytes;
+        st->pause = g_new0(FtPause, 1);
+        st->pause->total = primary_hist(&s->pause);
+        st->pause->stop = primary_hist(&s->pause_stop);
+        st->pause->harvest = primary_hist(&s->pause_harvest);
+        st->pause->copy = primary_hist(&s->pause_copy);
+        st->pause->devices = primary_hist(&s->pause_devices);
+        st->pause->resume = primary_hist(&s->pause_resume);
+        st->commit = primary_hist(&s->commit);
+    }
+    st->has_held_packets = st->has_held_bytes = true;
+    st->held_packets = out.held_items;
+    st->held_bytes = out.held_bytes;
+    st->has_released_packets = true;
+    st->released_packets = out.released_items;
+    st->has_early_epochs = st->has_stalls = st->has_stall_us = true;
+    st->early_epochs = p->fsm.early_epochs;
+    st->stalls = p->fsm.stalls;
+    st->stall_us = p->fsm.stall_us;
+    st->has_pages_zero = st->has_pages_raw = true;
+    st->pages_zero = p->encoded.pages[FT_PAGE_ZERO];
+    st->pages_raw = p->encoded.pages[FT_PAGE_RAW];
+    if (p->data) {
+        st->has_wire_bytes = true;
+        st->wire_bytes = ft_link_bytes_sent(p->data);
+    }
+}

@@ -1,0 +1,158 @@
+/*
+ * Fault tolerance: what cannot be protected, and what to do about it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "hw/boards.h"
+#include "hw/qdev-core.h"
+#include "migration/misc.h"
+#include "qapi/error.h"
+#include "qom/object_interfaces.h"
+#include "system/block-backend.h"
+#include "system/cpu-timers.h"
+#include "system/iothread.h"
+#include "system/replay.h"
+#include "system/runstate.h"
+#include "../migration.h"
+#include "session.h"
+
+typedef struct FtRefused {
+    const char *type;           /* QOM type, or a prefix of its name ("x*") */
+    const char *why;
+    const char *remedy;
+} FtRefused;
+
+static const FtRefused refused[] = {
+    { "vhost-user-fs*", "its files are changed outside of the machine",
+      "remove it, or use a network file system" },
+    { "vhost-*", "its work is done outside of QEMU, where nothing can be held",
+      "use the device's emulated counterpart" },
+    { "virtio-9p*", "its files are changed outside of the machine",
+      "remove it, or use a network file system" },
+    { "vfio-*", "a device of the host cannot be copied to the backup",
+      "use an emulated device" },
+    { "ivshmem*", "its memory is shared with others on the host",
+      "remove it" },
+    { "virtio-mem*", "the size of the memory must not change",
+      "use -m with the full size" },
+    { "virtio-pmem*", "its memory is a file that is written at once",
+      "use a disk" },
+    { "nvdimm", "its memory is a file that is written at once",
+      "use a disk" },
+    { "nvme", "its state cannot be copied to the backup",
+      "use virtio-blk" },
+    { "pci-ehci-usb", "saving its state changes it",
+      "use qemu-xhci" },
+    { "sysbus-ehci-usb", "saving its state changes it",
+      "use qemu-xhci" },
+    { "usb-host", "a device of the host cannot be copied to the backup",
+      "remove it" },
+    { "usb-redir", "what it sends cannot be held", "remove it" },
+    { "usb-mtp", "its files are changed outside of the machine",
+      "remove it" },
+};
+
+static bool matches(const FtRefused *r, Object *obj)
+{
+    size_t len = strlen(r->type);
+
+    if (r->type[len - 1] == '*') {
+        return !strncmp(object_get_typename(obj), r->type, len - 1);
+    }
+    return object_dynamic_cast(obj, r->type) != NULL;
+}
+
+static int check_object(Object *obj, void *opaque)
+{
+    Error **errp = opaque;
+    DeviceState *dev = (DeviceState *)object_dynamic_cast(obj, TYPE_DEVICE);
+    int i;
+
+    if (!dev) {
+        return 0;
+    }
+    for (i = 0; i < ARRAY_SIZE(refused); i++) {
+        if (matches(&refused[i], obj)) {
+            error_setg(errp, "device '%s' (%s) cannot be protected: %s; %s",
+                       dev->id ? dev->id : object_get_typename(obj),
+                       object_get_typename(obj), refused[i].why,
+                       refused[i].remedy);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int check_iothread(Object *obj, void *opaque)
+{
+    Error **errp = opaque;
+
+    if (object_dynamic_cast(obj, TYPE_IOTHREAD)) {
+        error_setg(errp, "iothread '%s': devices in threads of their own "
+                   "cannot be protected yet; remove the object and "
+                   "iothread= from its devices",
+                   object_get_canonical_path_component(obj));
+        return 1;
+    }
+    return 0;
+}
+
+static bool check_drives(Error **errp)
+{
+    BlockBackend *blk = NULL;
+
+    while ((blk = blk_all_next(blk))) {
+        g_autofree char *dev = NULL;
+        const char *name = blk_name(blk);
+
+        if (!blk_get_attached_dev(blk) || !blk_bs(blk) ||
+            !blk_is_writable(blk)) {
+            continue;
+        }
+        dev = blk_get_attached_dev_id(blk);
+        error_setg(errp, "drive '%s' of device '%s' is writable; disks cannot "
+                   "be protected yet: add readonly=on",
+                   *name ? name : bdrv_get_node_name(blk_bs(blk)), dev);
+        return false;
+    }
+    return true;
+}
+
+bool ft_refuse_check(Error **errp)
+{
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "this machine waits for an incoming migration or is "
+                   "a backup; it has nothing to protect");
+        return false;
+    }
+    if (!runstate_is_running() && !runstate_check(RUN_STATE_PAUSED) &&
+        !runstate_check(RUN_STATE_PRELAUNCH)) {
+        error_setg(errp, "the guest must be running or paused, it is in "
+                   "state '%s'", RunState_str(runstate_get()));
+        return false;
+    }
+    if (migration_is_running()) {
+        error_setg(errp, "a migration is under way; wait for its end or use "
+                   "migrate_cancel");
+        return false;
+    }
+    if (icount_enabled()) {
+        error_setg(errp, "a machine with -icount cannot be protected; "
+                   "remove it");
+        return false;
+    }
+    if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "record/replay and protection exclude each other");
+        return false;
+    }
+    /* First what a remedy is known for. */
+    if (object_child_foreach_recursive(OBJECT(qdev_get_machine()),
+                                       check_object, errp) ||
+        object_child_foreach(object_get_objects_root(), check_iothread,
+                             errp)) {
+        return false;
+    }
+    return check_drives(errp) && !migration_is_blocked(errp);
+}

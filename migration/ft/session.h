@@ -1,0 +1,306 @@
+/*
+ * Fault tolerance: what the files of the engine share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ *   commands.c ---> session.c ---> primary.c ---> capture.c, devstate.c
+ *   (QMP, HMP)      one object,    epoch loop,    the image of an epoch
+ *                   start, stop,   sender and     |
+ *                   refusals       ack threads    +--> encode, wire
+ *                        |         primary-fsm    |
+ *                        +-------> backup.c       +--> link.c (sockets)
+ *                                  backup-fsm
+ *                                  takeover.c
+ *
+ * There is at most one FtSession; it is made at the start of protection (or
+ * when the backup begins to listen) and freed at the end.  Both sides hang
+ * what is theirs below it and share nothing else.
+ */
+
+#ifndef MIGRATION_FT_SESSION_H
+#define MIGRATION_FT_SESSION_H
+
+#include "io/channel.h"
+#include "qapi/qapi-types-migration.h"
+#include "qapi/qapi-types-ft.h"
+#include "qemu/thread.h"
+#include "qemu/uuid.h"
+#include "encode.h"
+#include "output.h"
+#include "wire.h"
+#include "stats.h"
+
+/* ------------------------------------------------------------- machine.c */
+
+/* One RAM block as both sides number it. */
+typedef struct FtRamBlock {
+    char *idstr;
+    uint8_t *host;
+    uint64_t length;            /* used, bytes */
+    uint64_t ram_addr;          /* offset in the ram_addr_t space */
+    void *rb;                   /* RAMBlock */
+} FtRamBlock;
+
+typedef struct FtMachine {
+    FtRamBlock *block;          /* [count] */
+    uint64_t *length;           /* [count], for FtBlockTable */
+    unsigned count;
+    uint64_t ram_bytes;         /* sum of the lengths */
+    char *fingerprint;          /* text, a fact per line */
+} FtMachine;
+
+/*
+ * ft_machine_new: list the RAM that migrates and describe the machine: QEMU
+ * version, machine type, accelerator, CPU model and count, RAM blocks in
+ * order ("ram 0 pc.ram 536870912"), savevm sections with instance and
+ * version.  BQL held.
+ */
+FtMachine *ft_machine_new(void);
+void ft_machine_free(FtMachine *m);
+
+/*
+ * ft_machine_adopt: the backup checks the primary's @text (untrusted, @len
+ * bytes, not terminated) against its own machine @m and brings m->block into
+ * the primary's order.  On a mismatch returns false with an error that names
+ * each differing fact (at most 8) as the primary and the backup have it.
+ */
+bool ft_machine_adopt(FtMachine *m, const char *text, size_t len,
+                      Error **errp);
+
+/* Hash of all RAM, by blocks in order.  The guest must stand still. */
+uint64_t ft_machine_hash(const FtMachine *m);
+
+/* ------------------------------------------------------------- capture.c */
+
+typedef struct FtCapture FtCapture;
+
+/* Dirty logging on; every page counts as dirty.  BQL held. */
+FtCapture *ft_capture_new(FtMachine *m, Error **errp);
+void ft_capture_free(FtCapture *c);
+
+/*
+ * ft_capture_harvest: move the dirty bits of the machine into the engine's
+ * own bitmap (clearing the machine's) and return the number of pages that
+ * are now dirty in it.  BQL held, vCPUs stopped.
+ */
+uint64_t ft_capture_harvest(FtCapture *c);
+
+/* Is the RAM still that of the fingerprint?  BQL held. */
+bool ft_capture_check(FtCapture *c, Error **errp);
+
+typedef bool FtCapturePageFn(void *opaque, uint16_t block, uint64_t offset,
+                             const uint8_t *page);
+
+/*
+ * ft_capture_drain: call @fn for each page in the engine's bitmap, with the
+ * page in guest RAM, clearing its bit first.  Stops when @fn returns false
+ * (that page's bit is set again).  Any thread; not at once with harvest.
+ * Returns true when the bitmap is empty.
+ */
+bool ft_capture_drain(FtCapture *c, FtCapturePageFn *fn, void *opaque);
+
+/* Pages of an epoch, copied. */
+typedef struct FtStagedPage {
+    uint16_t block;
+    uint64_t offset;
+    const uint8_t *data;
+} FtStagedPage;
+
+typedef struct FtStage {
+    FtStagedPage *page;         /* [count] */
+    uint64_t count;
+    /* private */
+    uint64_t capacity;
+    GPtrArray *slabs;
+} FtStage;
+
+/* A stage keeps its memory for the next epoch; reset drops the pages. */
+FtStage *ft_stage_new(void);
+void ft_stage_free(FtStage *s);
+void ft_stage_reset(FtStage *s);
+/* Copy all pages in the bitmap.  BQL held, vCPUs stopped. */
+void ft_capture_copy(FtCapture *c, FtStage *stage);
+
+/* ------------------------------------------------------------ devstate.c */
+
+/*
+ * ft_devstate_save: all device state, without RAM, into @buf (replaced).
+ * Large virtio arrays are cut to what is in use.  BQL held, guest paused.
+ */
+bool ft_devstate_save(GByteArray *buf, Error **errp);
+/* Load what ft_devstate_save() made; once, at takeover.  BQL held. */
+bool ft_devstate_load(const uint8_t *data, size_t len, Error **errp);
+
+/* ----------------------------------------------------------------- link.c */
+
+typedef struct FtLink FtLink;
+
+/* One connection.  Reads and writes block in plain threads without BQL;
+ * ft_link_shutdown() ends them from any thread. */
+FtLink *ft_link_new(QIOChannel *ioc);   /* takes a reference */
+FtLink *ft_link_connect(const SocketAddress *addr, Error **errp);
+void ft_link_unref(FtLink *l);
+FtLink *ft_link_ref(FtLink *l);
+void ft_link_shutdown(FtLink *l);
+/* Bound on a single read or write, 0: none.  Milliseconds. */
+void ft_link_set_timeout(FtLink *l, int ms);
+
+/* Header and payload in one go; serialised by a lock of the link. */
+bool ft_link_send(FtLink *l, FtFrameType type, uint16_t flags,
+                  uint64_t epoch, const void *payload, uint32_t len,
+                  Error **errp);
+/* As ft_link_send(), but gives up at once if another thread is sending or
+ * the socket is full: for DISARM from a thread that must not wait. */
+bool ft_link_try_send(FtLink *l, FtFrameType type, uint64_t epoch,
+                      const char *text);
+
+/*
+ * ft_link_recv: read a frame, check header and payload.  @buf grows to the
+ * payload.  Returns 1; 0 at an orderly end between frames; -1 with @errp.
+ * *@bad tells whether the peer sent something wrong (true) or the link
+ * failed (false).
+ */
+int ft_link_recv(FtLink *l, FtFrame *f, GByteArray *buf, bool *bad,
+                 Error **errp);
+
+uint64_t ft_link_bytes_sent(FtLink *l);
+
+/*
+ * ft_link_open_pair: the primary's side of the handshake: data and control
+ * connection to @addr, HELLO/WELCOME on each, MACHINE/READY on data.  No BQL,
+ * bounded by @timeout_ms.  The backup's refusal comes back as @errp.
+ */
+bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
+                       uint64_t features, const char *fingerprint,
+                       int timeout_ms, FtLink **data, FtLink **control,
+                       Error **errp);
+
+/* The listening side. */
+typedef struct FtListener FtListener;
+typedef bool FtAdoptFn(void *opaque, const char *text, size_t len,
+                       Error **errp);
+typedef void FtPairFn(void *opaque, FtLink *data, FtLink *control,
+                      const FtHello *hello);
+/*
+ * ft_listener_new: listen at @addr; each caller is heard in a thread of its
+ * own with a deadline, at most 8 at once.  When a data connection has shown
+ * a machine that @adopt accepts (called with the BQL held) and the control
+ * connection with its token has come, @pair is called once, from the main
+ * loop, and the listener turns everybody else away until
+ * ft_listener_free().  A bad caller is told why and dropped; listening goes
+ * on.  The references to both links that @pair gets are its own, to be
+ * dropped by ft_link_unref(); it may call ft_listener_free(), and nothing is
+ * called after that.
+ */
+FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
+                            FtPairFn *pair, void *opaque, Error **errp);
+void ft_listener_free(FtListener *ls);
+
+/* --------------------------------------------------------------- inject.c */
+
+/* Moments at which a fault can be injected; see qapi/ft.json FtFaultPoint. */
+/* Kills this process (SIGKILL) when @point has been armed and is reached
+ * for the armed time.  Any thread. */
+void ft_inject(FtFaultPoint point);
+void ft_inject_arm(FtFaultPoint point, uint64_t after);
+/* Cheap; for those who do something extra to get to @point. */
+bool ft_inject_is_armed(FtFaultPoint point);
+
+/* --------------------------------------------------------------- refuse.c */
+
+/*
+ * ft_refuse_check: is there anything in this machine that cannot be
+ * protected?  Writable disks, vhost, iothreads with devices, multi-queue,
+ * non-migratable devices, a running migration ...  The error names the
+ * device and the remedy.  BQL held.
+ */
+bool ft_refuse_check(Error **errp);
+
+/* ------------------------------------------------------------- net/ft-hold.c */
+
+/* Put a holding filter on every NIC's peer.  BQL held.  All or none. */
+bool ft_hold_attach(FtOutput *out, Error **errp);
+/* Take them away again; what is held then is released by output mode. */
+void ft_hold_detach(void);
+
+/* -------------------------------------------------------------- session.c */
+
+typedef struct FtPrimary FtPrimary;
+typedef struct FtBackup FtBackup;
+
+typedef struct FtParams {
+    uint64_t epoch_us;
+    uint32_t depth;
+    uint32_t ack_timeout_ms;
+    uint32_t hash_every;        /* epochs between RAM hashes, 0: off */
+    uint64_t hold_packets;
+    uint64_t hold_bytes;
+} FtParams;
+
+/* The parameters that the next session starts with (and the epoch length of
+ * the running one).  BQL held. */
+FtParams *ft_params(void);
+
+/*
+ * The one session, or NULL.  BQL held.
+ */
+typedef struct FtSession {
+    QemuUUID uuid;
+    FtPrimary *primary;         /* one of the two is set */
+    FtBackup *backup;
+} FtSession;
+
+FtSession *ft_session(void);
+
+/* Where a state change is told: event, trace, query-ft.  BQL held. */
+void ft_session_state(FtRole role, FtState state, const char *reason);
+/* The last state that was told, and its reason (not to be freed). */
+FtState ft_session_last(const char **reason);
+/* A takeover has been finished in @us microseconds.  BQL held. */
+void ft_session_takeover_us(uint64_t us);
+/* Which side this is, or was last. */
+FtRole ft_session_role(void);
+/* Fill in what outlives the session. */
+void ft_session_query_last(FtStatus *st);
+/* The session is over and may be freed, from a bottom half.  BQL held. */
+void ft_session_end(void);
+
+/* Monotonic microseconds. */
+int64_t ft_now_us(void);
+/* Run @fn with the BQL in the main loop, never inside a drain.  Any thread */
+void ft_main_loop(QEMUBHFunc *fn, void *opaque);
+
+bool ft_session_protect(const SocketAddress *addr, Error **errp);
+bool ft_session_cancel(Error **errp);
+bool ft_session_failover(Error **errp);
+bool ft_session_listen(const SocketAddress *addr, Error **errp);
+
+/* ------------------------------------------------- primary.c and backup.c */
+
+FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
+                          Error **errp);
+void ft_primary_free(FtPrimary *p);
+void ft_primary_cancel(FtPrimary *p, const char *reason);
+void ft_primary_params_changed(FtPrimary *p);
+bool ft_primary_blocks(FtPrimary *p);   /* holds the machine as it is */
+/* Fill in what only it knows. */
+void ft_primary_query(FtPrimary *p, FtStatus *st);
+
+FtBackup *ft_backup_new(FtSession *s, const SocketAddress *addr,
+                        Error **errp);
+void ft_backup_free(FtBackup *b);
+bool ft_backup_failover(FtBackup *b, Error **errp);
+void ft_backup_disarm(FtBackup *b, const char *reason);
+void ft_backup_query(FtBackup *b, FtStatus *st);
+
+/* ------------------------------------------------------------- takeover.c */
+
+/*
+ * ft_takeover_run: from a committed epoch to a running guest: load the
+ * device state, activate the disks, announce, run (if @running).  BQL held,
+ * main loop.  @errp on failure; the guest has not run then.
+ */
+bool ft_takeover_run(const uint8_t *devices, size_t len, bool running,
+                     Error **errp);
+
+#endif

@@ -1,0 +1,532 @@
+"""A protected pair of QEMUs with the bare test guest in it.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+    pair = Pair(directory, nic='virtio-net-pci')
+    pair.start()                    # both sides; the guest's frames come
+    pair.protect()
+    pair.primary.kill()
+    pair.backup.wait_state('unprotected')
+    pair.cable.wait_more(20, pair.backup)
+    pair.cable.check()
+
+Nothing here waits without a bound, and nothing sleeps for luck: waits are
+for an event on QMP, for frames of the guest, or for the end of a process.
+
+Environment: CUJU_QEMU, the binary; CUJU_QEMU_OPTIONS, more options for it;
+CUJU_GUEST, the bare guest's ELF file; CUJU_QEMU_PYTHON, the directory with
+QEMU's Python package "qemu"; CUJU_TIMEOUT, a factor on all time limits.
+"""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import ftguest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+QEMU = os.environ.get('CUJU_QEMU', os.path.join(
+    ROOT, 'x86_64-softmmu', 'qemu-system-x86_64'))
+QEMU_OPTIONS = shlex.split(os.environ.get('CUJU_QEMU_OPTIONS', ''))
+GUEST = os.environ.get('CUJU_GUEST', os.path.join(
+    ROOT, 'build', 'guest', 'bare', 'ftguest.elf'))
+PATIENCE = float(os.environ.get('CUJU_TIMEOUT', '1'))
+
+
+def _find_qmp():
+    """Where the package "qemu" of QEMU's own source is."""
+    build = os.path.dirname(os.path.realpath(QEMU))
+    for path in (os.environ.get('CUJU_QEMU_PYTHON'),
+                 os.path.join(ROOT, 'build', 'qemu', 'python'),
+                 os.path.join(os.path.dirname(build), 'qemu', 'python')):
+        if path and os.path.isdir(os.path.join(path, 'qemu', 'qmp')):
+            return path
+    return None
+
+
+if _find_qmp():
+    sys.path.insert(0, _find_qmp())
+from qemu.qmp import QMPError  # noqa: E402
+from qemu.qmp.legacy import QEMUMonitorProtocol  # noqa: E402
+
+# What a takeover may lose of a committed epoch's output (see Cable.check).
+GAP_MAX = 64
+
+
+class Broken(AssertionError):
+    """The pair does not do what it should."""
+
+
+def wait_until(what, condition, timeout=15.0, interval=0.02):
+    """Ask again and again, for what no event tells."""
+    end = time.monotonic() + timeout * PATIENCE
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Broken(f'not within {timeout * PATIENCE:.0f} s: {what}')
+        time.sleep(interval)
+
+
+class Cable:
+    """The outside end of the guest's network, for both sides at once.
+
+    A thread takes every frame as it comes, so that no QEMU ever waits for
+    us. Each frame is kept as (time, sender, Frame); the sender is known by
+    the socket that it came from.
+    """
+
+    def __init__(self, path):
+        self.wire = ftguest.Wire(path, path + '.nobody')
+        self.path = path
+        self.seen = []
+        self.senders = {}           # path of a QEMU's socket -> its Machine
+        self.cond = threading.Condition()
+        self.stopping = False
+        self.thread = threading.Thread(target=self._receive, daemon=True)
+        self.thread.start()
+
+    def _receive(self):
+        self.wire.socket.settimeout(0.2)
+        while not self.stopping:
+            try:
+                data, sender = self.wire.socket.recvfrom(65536)
+            except (TimeoutError, BlockingIOError):
+                continue
+            except OSError:
+                return
+            frame = ftguest.decode(data)
+            if frame:
+                with self.cond:
+                    self.seen.append((time.monotonic(), sender, frame))
+                    self.cond.notify_all()
+
+    def close(self):
+        self.stopping = True
+        self.thread.join()
+        self.wire.close()
+
+    def frames(self, machine=None, kind=ftguest.KIND_COUNTER, since=0):
+        """Frames so far, of one machine or of all."""
+        with self.cond:
+            return [f for _, sender, f in self.seen[since:]
+                    if f.kind == kind and
+                    (machine is None or sender == machine.net)]
+
+    def mark(self):
+        """Now, as a number for `since`."""
+        with self.cond:
+            return len(self.seen)
+
+    def wait(self, what, condition, timeout=20.0):
+        """Wait until `condition()` is true; asked again at each frame."""
+        with self.cond:
+            if not self.cond.wait_for(condition, timeout * PATIENCE):
+                raise Broken(f'not within {timeout * PATIENCE:.0f} s: {what}')
+
+    def wait_more(self, count, machine=None, timeout=20.0):
+        """Wait for so many counter frames more."""
+        since = self.mark()
+        self.wait(f'{count} frames from '
+                  f'{machine.name if machine else "the guest"}',
+                  lambda: len(self.frames(machine, since=since)) >= count,
+                  timeout)
+
+    def send(self, machine, kind, payload=b''):
+        """Send a request to the guest in one of the machines."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            sock.sendto(ftguest.encode_request(kind, payload), machine.net)
+
+    def echo(self, machine, payload, timeout=20.0):
+        """An echo request; waits for the answer."""
+        since = self.mark()
+        self.send(machine, ftguest.KIND_ECHO, payload)
+        self.wait('answer to an echo request', lambda: any(
+            f.payload == payload for f in
+            self.frames(machine, ftguest.KIND_ECHO, since)), timeout)
+
+    def check(self, takeovers=0, resets=0):
+        """Is what the outside saw the story of one single guest?
+
+        The counter never repeats and never goes back; it leaves no gap
+        but at a takeover, where output of a committed epoch can be lost
+        with the primary as a packet can be on a network; who has once
+        been taken over from never speaks again; and the guest has found
+        nothing wrong with its memory.
+        """
+        with self.cond:
+            seen = list(self.seen)
+        turns = [seen[0][1]] if seen else []
+        was_resets = 0
+        last = None
+        for _, sender, f in seen:
+            if f.errors:
+                raise Broken(f'the guest found {f.errors} errors: {f}')
+            if f.irqs_lost:
+                raise Broken(f'the guest lost interrupts of its NIC: {f}')
+            if f.kind != ftguest.KIND_COUNTER:
+                continue
+            turn = sender != turns[-1]
+            if turn:
+                if sender in turns:
+                    raise Broken(f'{self._name(sender)} speaks again after '
+                                 f'{self._name(turns[-1])}: {f}')
+                turns.append(sender)
+            if last:
+                self._compare(last, f, turn)
+                was_resets += f.boot != last.boot
+            last = f
+        if len(turns) - 1 != takeovers:
+            raise Broken(f'spoken have {[self._name(t) for t in turns]}')
+        if was_resets != resets:
+            raise Broken(f'{was_resets} resets were seen, not {resets}')
+
+    def _name(self, sender):
+        machine = self.senders.get(sender)
+        return machine.name if machine else str(sender)
+
+    @staticmethod
+    def _compare(a, b, turn):
+        if b.boot != a.boot:
+            if b.boot != a.boot + 1:
+                raise Broken(f'boot {a.boot} followed by {b.boot}')
+            if b.counter != 1 and not (turn and b.counter <= GAP_MAX):
+                raise Broken(f'first frame after a reset: {b}')
+            return
+        if b.counter <= a.counter:
+            raise Broken(f'counter {b.counter} after {a.counter}'
+                         f'{", at a takeover" if turn else ""}')
+        if b.counter - a.counter - 1 > (GAP_MAX if turn else 0):
+            raise Broken(f'{b.counter - a.counter - 1} frames missing after '
+                         f'{a.counter}{", at a takeover" if turn else ""}')
+        for name in ('ticks', 'generation', 'loops', 'clock_us'):
+            if getattr(b, name) < getattr(a, name):
+                raise Broken(f'{name} went back from {getattr(a, name)} to '
+                             f'{getattr(b, name)}')
+
+
+class Machine:
+    """One QEMU process."""
+
+    def __init__(self, directory, name, options):
+        self.name = name
+        self.base = os.path.join(directory, name)
+        self.net = self.base + '.net'
+        self.states = []            # (state, reason) of FT_STATE_CHANGE
+        self.events = []            # all others
+        self.log = open(self.base + '.log', 'ab')
+        path = self.base + '.qmp'
+        self.monitor = QEMUMonitorProtocol(path, server=True, nickname=name)
+        self.monitor.settimeout(30 * PATIENCE)
+        self.command = [
+            QEMU, *QEMU_OPTIONS, '-nodefaults', '-display', 'none',
+            '-vga', 'none', '-serial', f'file:{self.base}.serial',
+            '-qmp', f'unix:{path}', *options]
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self.log,
+            stderr=self.log)
+
+    def connect(self):
+        """Wait for QEMU to be there."""
+        end = time.monotonic() + 30 * PATIENCE
+        accept = self.monitor._aloop.create_task(
+            self.monitor._qmp.accept())
+        while not accept.done():
+            if self.process.poll() is not None:
+                accept.cancel()
+                raise Broken(f'{self.name} ended with '
+                             f'{self.process.returncode}: {self.text()}')
+            if time.monotonic() > end:
+                accept.cancel()
+                raise Broken(f'{self.name} does not come up')
+            self.monitor._sync(asyncio.wait([accept], timeout=0.2))
+        try:
+            accept.result()
+        except QMPError as error:
+            raise Broken(f'{self.name} did not come up: {error}: '
+                         f'{self.text()}') from None
+
+    def qmp(self, command, **arguments):
+        """A QMP command; QMPError with QEMU's words if it fails."""
+        return self.monitor.cmd(command, **arguments)
+
+    def hmp(self, line):
+        """An HMP command; what it says."""
+        return self.monitor.cmd('human-monitor-command',
+                                **{'command-line': line})
+
+    def refused(self, command, **arguments):
+        """A QMP command that must fail: what QEMU says."""
+        try:
+            answer = self.qmp(command, **arguments)
+        except QMPError as error:
+            return str(error)
+        raise Broken(f'{command} was not refused: {answer}')
+
+    def query(self):
+        return self.qmp('query-ft')
+
+    def running(self):
+        return self.qmp('query-status')['status'] == 'running'
+
+    def _pull(self, timeout):
+        """Take the events that are there, or one that comes in time."""
+        try:
+            event = self.monitor.pull_event(wait=timeout)
+        except (asyncio.TimeoutError, QMPError):
+            return False
+        while event:
+            if event['event'] == 'FT_STATE_CHANGE':
+                self.states.append((event['data']['state'],
+                                    event['data']['reason']))
+            else:
+                self.events.append(event)
+            event = self.monitor.pull_event()
+        return True
+
+    def wait_state(self, state, timeout=30.0, since=0):
+        """Wait for FT_STATE_CHANGE to a state; returns the reason.
+
+        States that were waited for before do not count again, unless
+        `since` says from which of self.states on.
+        """
+        end = time.monotonic() + timeout * PATIENCE
+        while True:
+            for name, reason in self.states[since:]:
+                if name == state:
+                    return reason
+            if self.process.poll() is not None:
+                raise Broken(f'{self.name} ended with '
+                             f'{self.process.returncode}, not in state '
+                             f'{state}: {self.states[since:]}, {self.text()}')
+            if time.monotonic() > end:
+                raise Broken(f'{self.name} is not in state {state}: '
+                             f'{self.states[since:]}')
+            self._pull(0.25)
+
+    def wait_event(self, name, timeout=15.0):
+        """Wait for another event; returns it."""
+        end = time.monotonic() + timeout * PATIENCE
+        while True:
+            for event in self.events:
+                if event['event'] == name:
+                    self.events.remove(event)
+                    return event
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise Broken(f'{self.name}: no event {name}')
+            self._pull(0.25)
+
+    def inject(self, point, after=1):
+        """Let it kill itself at a point of the protocol."""
+        self.qmp('x-ft-inject', point=point, after=after)
+
+    def kill(self, sig=signal.SIGKILL):
+        os.kill(self.process.pid, sig)
+        if sig == signal.SIGKILL:
+            self.process.wait()
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def wait_exit(self, timeout=20.0):
+        """Wait for its end; returns the exit status."""
+        try:
+            return self.process.wait(timeout * PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Broken(f'{self.name} does not end') from None
+
+    def text(self, suffix='log', size=4000):
+        """The end of one of its logs."""
+        try:
+            with open(f'{self.base}.{suffix}', 'rb') as file:
+                return file.read()[-size:].decode(errors='replace')
+        except OSError:
+            return ''
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        try:
+            self.monitor.close()
+        except Exception:  # whatever: its process is gone
+            pass
+        self.log.close()
+
+
+class Pair:
+    """A primary, its backups, and the network that the guest is on."""
+
+    def __init__(self, directory, nic='virtio-net-pci', machine='pc',
+                 mode='count,touch', pages=512, options='', memory='64M',
+                 transport='unix', extra=(), nics=1, params=None):
+        self.directory = str(directory)
+        self.nic = nic
+        self.nics = nics if nic else 0
+        self.machine = machine
+        self.append = f'mode={mode} pages={pages} {options}'
+        self.memory = memory
+        self.transport = transport
+        self.extra = list(extra)
+        self.params = {'ft-hash': 16, **(params or {})}
+        self.machines = []
+        self.primary = self.backup = None
+        self.cable = Cable(os.path.join(self.directory, 'cable'))
+
+    def close(self):
+        for machine in self.machines:
+            machine.close()
+        self.cable.close()
+
+    def launch(self, name, memory=None, extra=None, incoming=None,
+               params=True):
+        """Start a QEMU; `incoming` makes it a backup."""
+        net = os.path.join(self.directory, name + '.net')
+        options = ['-accel', 'tcg,thread=multi', '-machine', self.machine,
+                   '-m', memory or self.memory, '-kernel', GUEST,
+                   '-append', self.append]
+        for i in range(self.nics):
+            own, far = ((net, self.cable.path) if i == 0 else
+                        (f'{net}{i}', f'{self.cable.path}{i}'))
+            options += ['-netdev', f'dgram,id=n{i},local.type=unix,'
+                        f'local.path={own},remote.type=unix,'
+                        f'remote.path={far}',
+                        '-device', f'{self.nic},netdev=n{i},romfile=']
+        options += self.extra if extra is None else extra
+        if incoming:
+            options += ['-incoming', incoming + ',ft_mode']
+        machine = Machine(self.directory, name, options)
+        self.machines.append(machine)
+        self.cable.senders[net] = machine
+        machine.connect()
+        if params:
+            machine.qmp('ft-set-parameters', **self.params)
+        return machine
+
+    def start_primary(self, wait=True):
+        self.primary = self.launch('primary')
+        if wait and self.nic and 'count' in self.append:
+            self.cable.wait_more(5, self.primary)
+        return self.primary
+
+    def address(self, name):
+        """A fresh address for a backup."""
+        if self.transport == 'unix':
+            return f'unix:{self.directory}/{name}.ft'
+        return f'tcp:127.0.0.1:{free_port()}'
+
+    def start_backup(self, name='backup', **kwargs):
+        self.uri = self.address(name)
+        self.backup = self.launch(name, incoming=self.uri, **kwargs)
+        return self.backup
+
+    def start(self):
+        self.start_primary()
+        self.start_backup()
+        return self
+
+    def protect(self, primary=None, uri=None, wait=True):
+        """Protect the guest; waits until it is."""
+        primary = primary or self.primary
+        primary._pull(0.001)
+        since = len(primary.states)
+        primary.qmp('migrate-set-capabilities', capabilities=[
+            {'capability': 'cuju-ft', 'state': True}])
+        primary.qmp('migrate', uri=uri or self.uri)
+        if wait:
+            primary.wait_state('protected', since=since)
+            self.backup.wait_state('standby')
+        return since
+
+    def protected(self, hashed=True):
+        """From nothing to a protected guest, RAM compared at least once."""
+        self.start()
+        self.protect()
+        if self.nic:
+            self.cable.wait_more(10, self.primary)
+        if hashed:
+            self.wait_hash()
+        return self
+
+    def wait_hash(self, count=1):
+        """Wait until the backup has compared the hash of all RAM."""
+        start = self.backup.query()['hashes-checked']
+        wait_until('RAM hash compared by the backup', lambda:
+                   self.backup.query()['hashes-checked'] >= start + count)
+
+    def taken_over(self, machine=None, frames=20, reason=None):
+        """The backup must go on, and be the whole guest."""
+        machine = machine or self.backup
+        said = machine.wait_state('unprotected')
+        if reason and reason not in said:
+            raise Broken(f'the reason is "{said}", not "{reason}"')
+        if not machine.running():
+            raise Broken('the guest does not run after the takeover')
+        if self.nic:
+            self.cable.wait_more(frames, machine)
+            self.cable.echo(machine, b'are you there?')
+        status = machine.query()
+        if status['takeover-us'] <= 0:
+            raise Broken(f'takeover in no time: {status}')
+        return status
+
+    def goes_on(self, machine=None, frames=20):
+        """The guest runs here, and speaks."""
+        machine = machine or self.primary
+        if self.nic:
+            self.cable.wait_more(frames, machine)
+            self.cable.echo(machine, b'still there?')
+        if not machine.running():
+            raise Broken(f'the guest on {machine.name} does not run')
+
+    @staticmethod
+    def open_files(machine):
+        """What a QEMU has open, and its threads."""
+        base = f'/proc/{machine.process.pid}'
+        return os.listdir(base + '/fd') + os.listdir(base + '/task')
+
+    def report(self):
+        """What happened, for a failed test."""
+        out = []
+        for machine in self.machines:
+            out.append((f'{machine.name}: command and log',
+                        f'{shlex.join(machine.command)}\n'
+                        f'status {machine.process.poll()}, states '
+                        f'{machine.states}\n{machine.text()}'))
+            out.append((f'{machine.name}: serial',
+                        machine.text('serial', 1500)))
+        with self.cable.cond:
+            last = self.cable.seen[-12:]
+        out.append(('last frames', '\n'.join(
+            f'{when:.4f} {self.cable._name(sender)} {frame}'
+            for when, sender, frame in last)))
+        return out
+
+
+def free_port():
+    """A TCP port where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def connect(uri, timeout=10.0):
+    """A plain socket to where a backup listens."""
+    if uri.startswith('unix:'):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout * PATIENCE)
+        sock.connect(uri[5:])
+    else:
+        host, port = uri[4:].rsplit(':', 1)
+        sock = socket.create_connection((host, int(port)),
+                                        timeout * PATIENCE)
+    return sock

@@ -1,0 +1,203 @@
+"""What cannot be protected is refused, by name, and the guest runs on.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import pytest
+
+import harness
+
+
+def _refused_here(pair, *words):
+    """`migrate` on the primary fails at once and says why."""
+    pair.primary.qmp('migrate-set-capabilities', capabilities=[
+        {'capability': 'cuju-ft', 'state': True}])
+    text = pair.primary.refused('migrate', uri=f'unix:{pair.directory}/none')
+    for word in words:
+        assert word in text
+    pair.goes_on()
+    pair.cable.check()
+
+
+def _refused_there(pair, *words, uri=None):
+    """`migrate` begins and fails; the reason says why."""
+    since = pair.protect(uri=uri, wait=False)
+    text = pair.primary.wait_state('inactive', since=since)
+    for word in words:
+        assert word in text
+    pair.goes_on()
+    pair.cable.check()
+
+
+def _disk(pair):
+    path = f'{pair.directory}/disk.img'
+    with open(path, 'wb') as file:
+        file.truncate(1 << 20)
+    return path
+
+
+@pytest.mark.parametrize('device', ('virtio-blk-pci', 'ide-hd'))
+def test_writable_drive(make_pair, device):
+    """Would catch a disk whose writes nobody holds back."""
+    pair = make_pair()
+    pair.extra = ['-drive', f'if=none,id=data7,format=raw,file={_disk(pair)}',
+                  '-device', f'{device},drive=data7']
+    pair.start_primary()
+    _refused_here(pair, 'data7', 'readonly')
+
+
+def test_readonly_drive(make_pair):
+    """Would catch a refusal of more than must be refused."""
+    pair = make_pair()
+    pair.extra = ['-drive', 'if=none,id=data7,format=raw,readonly=on,'
+                  f'file={_disk(pair)}', '-device',
+                  'virtio-blk-pci,drive=data7']
+    pair.protected()
+    pair.primary.kill()
+    pair.taken_over()
+    pair.cable.check(takeovers=1)
+
+
+def test_iothread(make_pair):
+    """Would catch a device that works while the guest stands still."""
+    pair = make_pair(extra=['-object', 'iothread,id=io7'])
+    pair.start_primary()
+    _refused_here(pair, 'io7')
+
+
+def test_second_session(make_pair):
+    """Would catch a second `migrate` that tears down the first session."""
+    pair = make_pair().protected()
+    text = pair.primary.refused('migrate', uri=pair.uri)
+    assert 'cuju-migrate-cancel' in text
+    # without the capability, too
+    text = None
+    try:
+        pair.primary.qmp('migrate-set-capabilities', capabilities=[
+            {'capability': 'cuju-ft', 'state': False}])
+    except harness.QMPError as error:
+        text = str(error)
+    if text is None:
+        assert 'cuju-migrate-cancel' in pair.primary.refused(
+            'migrate', uri=f'unix:{pair.directory}/elsewhere')
+    pair.cable.wait_more(10, pair.primary)
+    assert pair.primary.query()['state'] == 'protected'
+    pair.primary.kill()
+    pair.taken_over()
+    pair.cable.check(takeovers=1)
+
+
+def test_other_ram_size(make_pair):
+    """Would catch a backup into whose memory the guest does not fit; the
+    message must let the reader see which side has what."""
+    pair = make_pair()
+    pair.start_primary()
+    pair.start_backup(memory='96M')
+    _refused_there(pair, str(64 << 20), str(96 << 20))
+    assert pair.backup.query()['state'] == 'waiting'
+
+
+def test_other_devices(make_pair):
+    """Would catch a backup that could not load the guest's device state,
+    which would show only when it is too late."""
+    pair = make_pair()
+    pair.start_primary()
+    pair.start_backup(extra=['-device', 'virtio-rng-pci'])
+    _refused_there(pair, 'virtio-rng')
+    assert pair.backup.query()['state'] == 'waiting'
+
+
+def test_other_machine(make_pair):
+    """The same for the kind of the machine."""
+    pair = make_pair()
+    pair.start_primary()
+    pair.machine = 'q35'
+    pair.start_backup()
+    _refused_there(pair, 'q35')
+
+
+def test_bad_parameters(make_pair):
+    """Would catch values that the epoch loop cannot work with."""
+    pair = make_pair()
+    primary = pair.start_primary()
+    before = primary.qmp('query-ft-parameters')
+    for name, value in (('ft-epoch-us', 999), ('ft-epoch-us', 1000001),
+                        ('ft-depth', 0), ('ft-depth', 17),
+                        ('ft-ack-timeout-ms', 99),
+                        ('ft-ack-timeout-ms', 60001),
+                        ('ft-hold-packets', 0), ('ft-hold-bytes', 65535)):
+        text = primary.refused('ft-set-parameters',
+                               **{'ft-hash': 1, name: value})
+        assert name in text and str(value) in text
+    assert primary.qmp('query-ft-parameters') == before
+    assert primary.refused('cuju-adjust-epoch', epoch=1)
+
+
+@pytest.mark.parametrize('command, arguments', (
+    ('device_add', {'driver': 'virtio-rng-pci', 'id': 'new'}),
+    ('netdev_del', {'id': 'n0'}),
+    ('device_del', {'id': 'nic'})))
+def test_hotplug(make_pair, command, arguments):
+    """Would catch a machine that no longer is what the backup has."""
+    pair = make_pair(nic='virtio-net-pci,id=nic').protected(hashed=False)
+    assert 'cuju-migrate-cancel' in pair.primary.refused(command, **arguments)
+    pair.cable.wait_more(10, pair.primary)
+    pair.primary.kill()
+    pair.taken_over()
+    pair.cable.check(takeovers=1)
+
+
+def test_savevm(make_pair):
+    """Would catch a snapshot that runs into the middle of an epoch."""
+    pair = make_pair().protected(hashed=False)
+    text = pair.primary.hmp('savevm one')
+    assert 'cuju-migrate-cancel' in text or 'protected' in text, text
+    pair.goes_on()
+    assert pair.primary.query()['state'] == 'protected'
+    pair.cable.check()
+
+
+def test_nobody_listens(make_pair):
+    """Would catch an error that nobody is told."""
+    pair = make_pair(transport='tcp')
+    pair.start_primary()
+    _refused_there(pair, 'refused', uri=pair.address('nobody'))
+
+
+def test_no_such_path(make_pair):
+    """The same for a unix socket that is not there."""
+    pair = make_pair()
+    pair.start_primary()
+    _refused_there(pair, 'No such file', uri=pair.address('nobody'))
+
+
+def test_unknown_host(make_pair):
+    """Would catch a guest that stands still while a name is looked up."""
+    pair = make_pair()
+    pair.start_primary()
+    _refused_there(pair, 'no-such-host.invalid',
+                   uri='tcp:no-such-host.invalid:4441')
+
+
+@pytest.mark.parametrize('uri', ('exec:cat', 'fd:3', 'tcp:nonsense', ''))
+def test_bad_uri(make_pair, uri):
+    """Would catch addresses that the session cannot use."""
+    pair = make_pair()
+    pair.start_primary()
+    pair.primary.qmp('migrate-set-capabilities', capabilities=[
+        {'capability': 'cuju-ft', 'state': True}])
+    assert pair.primary.refused('migrate', uri=uri)
+    pair.goes_on()
+    assert pair.primary.query()['role'] == 'none'
+
+
+def test_backup_is_no_primary(make_pair):
+    """Would catch a backup that is protected before it has a guest."""
+    pair = make_pair().protected(hashed=False)
+    pair.backup.qmp('migrate-set-capabilities', capabilities=[
+        {'capability': 'cuju-ft', 'state': True}])
+    assert pair.backup.refused('migrate', uri=pair.address('next'))
+    assert pair.backup.refused('cont')
+    pair.goes_on()
+    assert pair.backup.query()['state'] == 'standby'
+    pair.cable.check()

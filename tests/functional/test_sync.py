@@ -1,0 +1,70 @@
+"""Faults during the first copy: no epoch is there to go on from.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import signal
+
+# Enough to copy that the first copy is still under way when we look.
+BIG = {'pages': 8192, 'memory': '96M', 'mode': 'count,fill'}
+
+
+def test_primary_killed(make_pair):
+    """Would catch a backup that runs a guest of which it has a part."""
+    pair = make_pair(**BIG).start()
+    pair.primary.inject('sync', 5000)
+    pair.protect(wait=False)
+    assert pair.primary.wait_exit() == -signal.SIGKILL
+    assert pair.backup.wait_exit() > 0
+    assert not pair.cable.frames(pair.backup)
+    pair.cable.check()
+
+
+def test_backup_killed(make_pair):
+    """Would catch a primary that stops, or holds its output for ever."""
+    pair = make_pair(**BIG).start()
+    since = pair.protect(wait=False)
+    pair.backup.wait_state('sync')
+    pair.backup.kill()
+    pair.primary.wait_state('inactive', since=since + 1)
+    pair.goes_on()
+    pair.cable.check()
+    pair.start_backup('backup2')
+    pair.protect()
+    pair.cable.wait_more(10, pair.primary)
+    pair.cable.check()
+
+
+def test_first_epoch_not_acknowledged(make_pair):
+    """Would catch output that is held since the first epoch and not let go
+    when that is never acknowledged."""
+    pair = make_pair().start()
+    pair.backup.inject('before-ack')
+    since = pair.protect(wait=False)
+    assert pair.backup.wait_exit() == -signal.SIGKILL
+    pair.primary.wait_state('inactive', since=since + 1)
+    pair.goes_on()
+    pair.cable.check()
+
+
+def test_cancel(make_pair):
+    """Would catch a first copy that cannot be ended."""
+    pair = make_pair(**BIG).start()
+    since = pair.protect(wait=False)
+    pair.primary.wait_state('sync', since=since)
+    pair.primary.qmp('cuju-migrate-cancel')
+    pair.primary.wait_state('inactive', since=since + 1)
+    assert pair.backup.wait_exit() == 0
+    pair.goes_on()
+    pair.cable.check()
+
+
+def test_guest_keeps_running(make_pair):
+    """Would catch a first copy that stops the guest: frames must come all
+    the time, the longest silence stays far below the time of a copy."""
+    pair = make_pair(**BIG).start()
+    pair.protect()
+    pair.cable.wait_more(20, pair.primary)
+    times = [when for when, _, _ in pair.cable.seen]
+    assert max(b - a for a, b in zip(times, times[1:])) < 2.0
+    pair.cable.check()
