@@ -45,6 +45,9 @@ bool ft_incoming(const char *uri, Error **errp);
  */
 bool ft_blocks(const char *what, Error **errp);
 
+/* Is the guest stopped only for the end of an epoch? */
+bool ft_pausing(void);
+
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
 void hmp_cuju_get_ft_started(Monitor *mon, const QDict *qdict);
@@ -76,6 +79,11 @@ static inline bool ft_incoming_uri(const char *uri)
 static inline bool ft_incoming(const char *uri, Error **errp)
 {
     error_setg(errp, "this QEMU was built without Cuju");
+    return false;
+}
+
+static inline bool ft_pausing(void)
+{
     return false;
 }
 

@@ -59,7 +59,11 @@ static void bak_discard(FtBak *b, bool orderly, const char *reason)
 
 static void bak_take_over(FtBak *b, const char *reason)
 {
-    if (b->bad_image || !b->committed) {
+    if (!b->committed) {
+        bak_discard(b, false, "the primary was lost during the first copy");
+        return;
+    }
+    if (b->bad_image) {
         bak_discard(b, false, "there is no whole epoch to go on from");
         return;
     }
@@ -70,17 +74,22 @@ static void bak_take_over(FtBak *b, const char *reason)
     b->ops->takeover(b->opaque, b->committed, reason);
 }
 
-/* Ask the primary to stop; the answer, or the deadline, decides. */
-static void bak_fence(FtBak *b, int64_t now, const char *reason)
+/* The control connection's next word, or the deadline, decides. */
+static void bak_await(FtBak *b, int64_t now, const char *reason)
 {
-    if (b->fencing) {
-        return;
-    }
     b->fencing = true;
     b->takeover_reason = reason;
     b->fence_deadline = now + b->params.fence_timeout_us;
     b->asked = now;
-    b->ops->send_failover(b->opaque);
+}
+
+/* Ask the primary to stop. */
+static void bak_fence(FtBak *b, int64_t now, const char *reason)
+{
+    if (!b->fencing) {
+        bak_await(b, now, reason);
+        b->ops->send_failover(b->opaque);
+    }
 }
 
 void ft_bak_connected(FtBak *b)
@@ -223,11 +232,12 @@ void ft_bak_data_lost(FtBak *b, int64_t now)
     b->data_lost = true;
     b->ops->drop_open(b->opaque);
     bak_reset_open(b);
-    if (b->state == FT_BAK_SYNC) {
-        bak_discard(b, false, "the primary was lost during the first copy");
-    } else if (b->control_lost) {
+    if (b->control_lost) {
         bak_take_over(b, b->fencing ? b->takeover_reason
                                     : "the primary was lost");
+    } else if (b->state == FT_BAK_SYNC) {
+        /* Nothing to take over; but a disarm may say that all is well. */
+        bak_await(b, now, "the primary was lost");
     } else {
         bak_fence(b, now, "the data connection was lost");
     }
@@ -248,10 +258,7 @@ void ft_bak_control_lost(FtBak *b, int64_t now)
          * Whole epochs may still be on their way in the data connection.
          * It normally ends in the same moment; poll() bounds the wait.
          */
-        b->fencing = true;
-        b->asked = now;
-        b->takeover_reason = "the primary was lost";
-        b->fence_deadline = now + b->params.fence_timeout_us;
+        bak_await(b, now, "the control connection was lost");
     }
 }
 

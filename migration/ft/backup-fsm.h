@@ -14,8 +14,9 @@
  *  bad frame        DISCARDED            takeover of the committed epoch is
  *                                        NOT done: DISCARDED (see below)
  *  disarm           DISCARDED, orderly   DISCARDED, orderly
- *  data link lost   DISCARDED            drop the open epoch; then by the
- *                                        control link:
+ *  data link lost   DISCARDED, when a    drop the open epoch; then by the
+ *                   disarm had time      control link:
+ *                   to come
  *     control: disarm seen, or comes        -> DISCARDED, orderly
  *     control: lost too                     -> TAKEOVER
  *     control: still up                     -> ask the primary to stop
@@ -102,7 +103,8 @@ typedef struct FtBak {
     uint64_t open_device_bytes;
     bool data_lost;
     bool control_lost;
-    bool fencing;               /* FAILOVER was sent */
+    bool fencing;               /* the control connection's word is waited
+                                 * for, mostly because FAILOVER was sent */
     bool bad_image;             /* what is in RAM is not a whole epoch */
     int64_t fence_deadline;
     int64_t asked;              /* when the next poll should be */

@@ -243,23 +243,24 @@ static void *sender_thread(void *opaque)
 
     rcu_register_thread();
     while (ok) {
-        Image *img = NULL;
-        bool pass = false;
+        Image *img;
+        bool pass;
 
-        WITH_QEMU_LOCK_GUARD(&p->lock) {
-            while (!p->quit && !p->sync_pass && QSIMPLEQ_EMPTY(&p->queue)) {
-                qemu_cond_wait(&p->cond, &p->lock);
-            }
-            if (p->quit) {
-                break;
-            }
-            pass = p->sync_pass;
-            p->sync_pass = false;
-            if (!pass) {
-                img = QSIMPLEQ_FIRST(&p->queue);
-                QSIMPLEQ_REMOVE_HEAD(&p->queue, next);
-            }
+        qemu_mutex_lock(&p->lock);
+        while (!p->quit && !p->sync_pass && QSIMPLEQ_EMPTY(&p->queue)) {
+            qemu_cond_wait(&p->cond, &p->lock);
         }
+        if (p->quit) {
+            qemu_mutex_unlock(&p->lock);
+            break;
+        }
+        pass = p->sync_pass;
+        p->sync_pass = false;
+        img = pass ? NULL : QSIMPLEQ_FIRST(&p->queue);
+        if (img) {
+            QSIMPLEQ_REMOVE_HEAD(&p->queue, next);
+        }
+        qemu_mutex_unlock(&p->lock);
         p->frame_pages = 0;
         p->frame_bytes = 0;
         if (pass) {

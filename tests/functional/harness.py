@@ -126,11 +126,21 @@ class Cable:
         with self.cond:
             return len(self.seen)
 
-    def wait(self, what, condition, timeout=20.0):
-        """Wait until `condition()` is true; asked again at each frame."""
+    def wait(self, what, condition, timeout=20.0, machine=None):
+        """Wait until `condition()` is true; asked again at each frame.
+
+        `machine`, if given, is whose end would make it pointless.
+        """
+        end = time.monotonic() + timeout * PATIENCE
         with self.cond:
-            if not self.cond.wait_for(condition, timeout * PATIENCE):
-                raise Broken(f'not within {timeout * PATIENCE:.0f} s: {what}')
+            while not self.cond.wait_for(condition, 0.25):
+                if machine and not machine.alive():
+                    raise Broken(f'{machine.name} ended with '
+                                 f'{machine.process.returncode} before: '
+                                 f'{what}')
+                if time.monotonic() > end:
+                    raise Broken(f'not within {timeout * PATIENCE:.0f} s: '
+                                 f'{what}')
 
     def wait_more(self, count, machine=None, timeout=20.0):
         """Wait for so many counter frames more."""
@@ -138,7 +148,7 @@ class Cable:
         self.wait(f'{count} frames from '
                   f'{machine.name if machine else "the guest"}',
                   lambda: len(self.frames(machine, since=since)) >= count,
-                  timeout)
+                  timeout, machine)
 
     def send(self, machine, kind, payload=b''):
         """Send a request to the guest in one of the machines."""
@@ -152,7 +162,8 @@ class Cable:
         self.send(machine, ftguest.KIND_ECHO, payload)
         self.wait('answer to an echo request', lambda: any(
             f.payload == payload for f in
-            self.frames(machine, ftguest.KIND_ECHO, since)), timeout)
+            self.frames(machine, ftguest.KIND_ECHO, since)), timeout,
+                  machine)
 
     def check(self, takeovers=0, resets=0):
         """Is what the outside saw the story of one single guest?

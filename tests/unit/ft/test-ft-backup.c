@@ -316,7 +316,7 @@ static const struct {
     { "bad frame",    { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "apply fails",  { "", BAD, "a1 A1! " BAD, BAD, "a2 A2! " BAD,
                         "a2 A2! " BAD, BAD, "a2 A2! " BAD, "", "", "" } },
-    { "data lost",    { "", "x " BAD, "x " BAD, "x F", "x F", "x", "",
+    { "data lost",    { "", "x", "x", "x F", "x F", "x", "",
                         "x " TAKE, "", "", "" } },
     { "control lost", { "", BAD, BAD, "", "", "", TAKE, "", "", "", "" } },
     { "disarm",       { "", ORDERLY, ORDERLY, ORDERLY, ORDERLY, ORDERLY,
@@ -554,6 +554,33 @@ static void test_control_first(void)
     expect(w, "x x >takeover T3");
 }
 
+/* The primary ends the first copy in order: data ends first, and then comes
+ * the word that explains it; or it does not. */
+static void test_sync_end(void)
+{
+    for (int i = 0; i < 5; i++) {
+        g_autoptr(World) w = world_at(SYNC_OPEN);
+
+        ft_bak_data_lost(&w->b, w->now);
+        expect(w, "x");
+        ft_bak_poll(&w->b, w->now);
+        if (i == 0) {
+            ft_bak_peer_disarm(&w->b, "cancelled");
+        } else if (i == 1) {
+            ft_bak_control_lost(&w->b, w->now);
+        } else if (i == 2) {
+            ft_bak_peer_fenced(&w->b);
+        } else if (i == 3) {
+            fire(w, "poll late");
+        } else {
+            fire(w, "failover");
+            expect(w, "!");
+            fire(w, "poll late");
+        }
+        expect(w, i ? BAD : ORDERLY);
+    }
+}
+
 static void test_deadline(void)
 {
     g_autoptr(World) w = world_at(STANDBY);
@@ -653,6 +680,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/backup/op-errors", test_op_errors);
     g_test_add_func("/ft/backup/takeover-epoch", test_takeover_epoch);
     g_test_add_func("/ft/backup/control-first", test_control_first);
+    g_test_add_func("/ft/backup/sync-end", test_sync_end);
     g_test_add_func("/ft/backup/deadline", test_deadline);
     g_test_add_func("/ft/backup/grace", test_grace);
     g_test_add_func("/ft/backup/fence-again", test_fence_again);

@@ -860,6 +860,9 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
         must(w, !w->p_stalled);
         must(w, !w->b_runs || w->control_cut);
     }
+    if (fault == NONE || fault == CANCEL) {
+        must(w, w->b_orderly);
+    }
     if (fault == KILL_PRIMARY && w->fault_done && w->backup_could) {
         must(w, w->b_runs || w->b_orderly);
     }
