@@ -513,6 +513,8 @@ bool ft_backup_failover(FtBackup *b, Error **errp)
 
 void ft_backup_disarm(FtBackup *b, const char *reason)
 {
+    /* not beside an acknowledgement: try_send would give way to it */
+    QEMU_LOCK_GUARD(&b->lock);
     if (b->control) {
         ft_link_try_send(b->control, FT_FRAME_DISARM, 0, reason);
     }

@@ -54,6 +54,7 @@ typedef enum EventKind {
     EV_SYNC_PASS,
     EV_ACK,
     EV_LOST,
+    EV_DATA_LOST,
     EV_DISARM,
     EV_FAILOVER,
 } EventKind;
@@ -277,7 +278,8 @@ static void *sender_thread(void *opaque)
         }
     }
     if (p->send_err) {
-        primary_post_error(p, g_steal_pointer(&p->send_err));
+        error_free(g_steal_pointer(&p->send_err));
+        primary_post(p, EV_DATA_LOST, 0, NULL);
     }
     rcu_unregister_thread();
     return NULL;
@@ -742,6 +744,16 @@ static void primary_bh(void *opaque)
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_CONCAT(&todo, &p->events);
     }
+    QSIMPLEQ_FOREACH(ev, &todo, next) {
+        if (ev->kind == EV_FAILOVER && !p->ended) {
+            /*
+             * The backup takes over: acknowledgements from before that are
+             * in this batch too if this process hung, and what they would
+             * release is history by now.
+             */
+            ft_pri_peer_failover(&p->fsm);
+        }
+    }
     while ((ev = QSIMPLEQ_FIRST(&todo))) {
         QSIMPLEQ_REMOVE_HEAD(&todo, next);
         if (p->ended) {
@@ -752,10 +764,10 @@ static void primary_bh(void *opaque)
             ft_pri_ack(&p->fsm, ev->epoch, ft_now_us());
         } else if (ev->kind == EV_LOST) {
             ft_pri_link_lost(&p->fsm, ev->text);
+        } else if (ev->kind == EV_DATA_LOST) {
+            ft_pri_data_lost(&p->fsm, ft_now_us());
         } else if (ev->kind == EV_DISARM) {
             ft_pri_peer_disarm(&p->fsm, ev->text);
-        } else {
-            ft_pri_peer_failover(&p->fsm);
         }
         g_free(ev->text);
         g_free(ev);

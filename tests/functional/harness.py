@@ -270,6 +270,13 @@ class Machine:
         """A QMP command; QMPError with QEMU's words if it fails."""
         return self.monitor.cmd(command, **arguments)
 
+    def quit(self):
+        """QMP's `quit`, whose answer may not make it."""
+        try:
+            self.qmp('quit')
+        except QMPError:
+            pass
+
     def hmp(self, line):
         """An HMP command; what it says."""
         return self.monitor.cmd('human-monitor-command',

@@ -60,7 +60,7 @@ def test_primary_ends(make_pair, how):
     shut down."""
     pair = make_pair().protected()
     if how == 'quit':
-        pair.primary.qmp('quit')
+        pair.primary.quit()
     elif how == 'guest':
         pair.cable.send(pair.primary, 4)
     elif how == 'powerdown':
@@ -76,7 +76,7 @@ def test_backup_quits(make_pair):
     """Would catch a primary that takes an orderly end for a loss, or does
     not notice it."""
     pair = make_pair().protected()
-    pair.backup.qmp('quit')
+    pair.backup.quit()
     assert pair.backup.wait_exit() == 0
     assert 'order' in pair.primary.wait_state('unprotected')
     pair.goes_on()
