@@ -1,5 +1,5 @@
 /*
- * Fault tolerance: connections between primary and backup
+ * Fault tolerance: moving frames over a socket, and connecting one
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -9,27 +9,6 @@
  * that sends a byte a second does not hold us.  ft_link_shutdown() wakes up
  * whoever waits.  After a failed write nothing more can be written: half a
  * frame is never followed by another.
- *
- * The handshake, each step under one deadline:
- *
- *   data      primary: HELLO               backup: WELCOME with a token
- *             primary: MACHINE             backup: READY
- *   control   primary: HELLO with it       backup: WELCOME
- *
- * An ERROR frame with a text can stand for each answer.
- *
- * FtListener hears each caller in a thread.  What they share:
- *
- *   EMPTY -> CHECKING -> ADOPTED -> PAIRING -> TAKEN
- *     ^ refused  |  gone,   | ^ its WELCOME |
- *     +----------+  late    | +---  failed -+
- *     +---------------------+
- *
- * The data channel's thread does CHECKING and waits in ADOPTED; the control
- * channel's does the rest.  Locks: BQL, then FtListener.lock; a caller's
- * thread holds none of its own when it takes the BQL.  Nobody waits for these
- * threads: each has a reference to the listener, and `closing`, which only
- * changes with both locks held, tells them that the callbacks are gone.
  */
 
 #include "qemu/osdep.h"
@@ -37,38 +16,10 @@
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-sockets.h"
-#include "crypto/random.h"
-#include "io/channel-socket.h"
-#include "io/net-listener.h"
 #include "qemu/atomic.h"
-#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
-#include "qemu/main-loop.h"
-#include "qemu/queue.h"
-#include "qemu/rcu.h"
-#include "qemu/stats64.h"
-#include "session.h"
-
-#define CALLERS_MAX         8
-#define CALLER_DEADLINE_US  (10 * G_USEC_PER_SEC)
-#define LINGER_US           G_USEC_PER_SEC
-#define LINGER_BYTES        (4u << 20)
-
-#define FOREVER             INT64_MAX
-
-struct FtLink {
-    int refs;
-    QIOChannelSocket *sioc;
-    int timeout_ms;             /* atomic */
-    int64_t deadline;           /* of the handshake; 0: none.  Only used by
-                                 * the thread that does the handshake */
-    bool down;                  /* atomic: ft_link_shutdown() was called */
-    QemuMutex send_lock;        /* one frame at a time */
-    Stat64 sent;
-};
-
-/* ---------------------------------------------------------------- FtLink */
+#include "link-private.h"
 
 FtLink *ft_link_new(QIOChannel *ioc)
 {
@@ -121,7 +72,7 @@ uint64_t ft_link_bytes_sent(FtLink *l)
 /* When a read or write that begins now must be over. */
 static int64_t link_deadline(FtLink *l)
 {
-    int64_t deadline = l->deadline ? l->deadline : FOREVER;
+    int64_t deadline = l->deadline ? l->deadline : FT_LINK_FOREVER;
     int ms = qatomic_read(&l->timeout_ms);
 
     if (ms > 0) {
@@ -139,7 +90,7 @@ static int link_wait(FtLink *l, short events, int64_t deadline)
         int ms = -1;
         int ret;
 
-        if (deadline != FOREVER) {
+        if (deadline != FT_LINK_FOREVER) {
             int64_t left = deadline - g_get_monotonic_time();
 
             if (left <= 0) {
@@ -157,12 +108,7 @@ static int link_wait(FtLink *l, short events, int64_t deadline)
     }
 }
 
-/*
- * Up to @len bytes, at least one.  Returns 0 at the end of the stream, or a
- * negative errno.
- */
-static ssize_t link_read_some(FtLink *l, void *buf, size_t len,
-                              int64_t deadline)
+ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline)
 {
     for (;;) {
         ssize_t n = recv(l->sioc->fd, buf, len, MSG_DONTWAIT);
@@ -200,7 +146,7 @@ static bool link_read(FtLink *l, uint8_t *buf, size_t len, int64_t deadline,
                       Error **errp)
 {
     while (len) {
-        ssize_t n = link_read_some(l, buf, len, deadline);
+        ssize_t n = ft_link_read_some(l, buf, len, deadline);
 
         if (n < 0) {
             link_read_error(l, -n, errp);
@@ -352,7 +298,7 @@ int ft_link_recv(FtLink *l, FtFrame *f, GByteArray *buf, bool *bad,
     ssize_t n;
 
     *bad = false;
-    n = link_read_some(l, header, sizeof(header), link_deadline(l));
+    n = ft_link_read_some(l, header, sizeof(header), link_deadline(l));
     if (n < 0) {
         link_read_error(l, -n, errp);
         return -1;
@@ -450,14 +396,14 @@ FtLink *ft_link_connect(const SocketAddress *addr, Error **errp)
     return l;
 }
 
-static FtLink *link_connect_until(const SocketAddress *addr, int64_t deadline,
-                                  Error **errp)
+FtLink *ft_link_connect_until(const SocketAddress *addr, int64_t deadline,
+                              Error **errp)
 {
     Connecting *c;
     QemuThread thread;
     FtLink *l = NULL;
 
-    if (deadline == FOREVER) {
+    if (deadline == FT_LINK_FOREVER) {
         return ft_link_connect(addr, errp);
     }
 
@@ -489,637 +435,4 @@ static FtLink *link_connect_until(const SocketAddress *addr, int64_t deadline,
     }
     connecting_unref(c);
     return l;
-}
-
-/* ------------------------------------------------------------- handshake */
-
-/* What the peer says, safe to print. */
-static char *peer_text(const GByteArray *buf)
-{
-    size_t len = MIN(buf->len, FT_WIRE_TEXT_MAX);
-    char *text = g_malloc(len + 1);
-
-    for (size_t i = 0; i < len; i++) {
-        text[i] = buf->data[i];
-        if (text[i] < 0x20 || text[i] > 0x7e) {
-            text[i] = '?';
-        }
-    }
-    text[len] = 0;
-    return text;
-}
-
-/*
- * Receive a frame of type @want.  @peer is "primary" or "backup".
- * *@silent (may be NULL): the peer left without a word.
- */
-static bool hello_recv(FtLink *l, const char *peer, FtFrameType want,
-                       GByteArray *buf, bool *silent, Error **errp)
-{
-    ERRP_GUARD();
-    FtFrame f;
-    bool bad;
-    int ret = ft_link_recv(l, &f, buf, &bad, errp);
-
-    if (silent) {
-        *silent = ret == 0;
-    }
-    if (ret < 0) {
-        error_prepend(errp, "handshake with the %s failed: ", peer);
-        return false;
-    }
-    if (ret == 0) {
-        error_setg(errp, "handshake failed: the %s has closed the connection",
-                   peer);
-        return false;
-    }
-    if (f.type == FT_FRAME_ERROR) {
-        g_autofree char *text = peer_text(buf);
-
-        error_setg(errp, "the %s refused: %s", peer, text);
-        return false;
-    }
-    if (f.type != want) {
-        error_setg(errp, "handshake failed: the %s sent %s instead of %s",
-                   peer, ft_wire_type_name(f.type), ft_wire_type_name(want));
-        return false;
-    }
-    return true;
-}
-
-/* The primary's side: if writing fails, the reason may be there to be read. */
-static bool hello_send(FtLink *l, FtFrameType type, const void *payload,
-                       size_t len, Error **errp)
-{
-    g_autoptr(GByteArray) buf = g_byte_array_new();
-    Error *err = NULL;
-    FtFrame f;
-    bool bad;
-
-    if (ft_link_send(l, type, 0, 0, payload, len, &err)) {
-        return true;
-    }
-    if (ft_link_recv(l, &f, buf, &bad, NULL) == 1 &&
-        f.type == FT_FRAME_ERROR) {
-        g_autofree char *text = peer_text(buf);
-
-        error_setg(errp, "the backup refused: %s", text);
-        error_free(err);
-    } else {
-        error_propagate_prepend(errp, err,
-                                "handshake with the backup failed: ");
-    }
-    return false;
-}
-
-/* The primary's HELLO and the backup's answer to it, which goes to @welcome */
-static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
-                           Error **errp)
-{
-    g_autoptr(GByteArray) buf = g_byte_array_new();
-    uint8_t out[FT_HELLO_SIZE];
-
-    ft_wire_put_hello(out, hello);
-    if (!hello_send(l, FT_FRAME_HELLO, out, sizeof(out), errp) ||
-        !hello_recv(l, "backup", FT_FRAME_WELCOME, buf, NULL, errp) ||
-        !ft_wire_get_hello(buf->data, buf->len, welcome, errp)) {
-        return false;
-    }
-    if (memcmp(welcome->session, hello->session, sizeof(hello->session))) {
-        error_setg(errp, "the backup answers for another session");
-        return false;
-    }
-    if (welcome->channel != hello->channel) {
-        error_setg(errp, "the backup answers for channel %d instead of %d",
-                   welcome->channel, hello->channel);
-        return false;
-    }
-    if (welcome->features & ~hello->features) {
-        error_setg(errp, "the backup wants features 0x%" PRIx64 ", of which "
-                   "0x%" PRIx64 " were not offered", welcome->features,
-                   welcome->features & ~hello->features);
-        return false;
-    }
-    if (welcome->page_size != FT_PAGE_SIZE) {
-        error_setg(errp, "the backup has pages of %" PRIu32 " bytes, this "
-                   "side of %u", welcome->page_size, FT_PAGE_SIZE);
-        return false;
-    }
-    return true;
-}
-
-bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
-                       uint64_t features, const char *fingerprint,
-                       int timeout_ms, FtLink **data, FtLink **control,
-                       Error **errp)
-{
-    g_autoptr(GByteArray) buf = g_byte_array_new();
-    size_t len = strlen(fingerprint);
-    int64_t deadline = FOREVER;
-    FtHello hello = {
-        .channel = FT_CHANNEL_DATA,
-        .features = features,
-        .page_size = FT_PAGE_SIZE,
-    };
-    FtHello welcome, second;
-    FtLink *d = NULL, *c = NULL;
-
-    QEMU_BUILD_BUG_ON(sizeof(hello.session) != sizeof(session->data));
-    memcpy(hello.session, session->data, sizeof(hello.session));
-    if (timeout_ms > 0) {
-        deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
-    }
-    if (len > FT_WIRE_PAYLOAD_MAX) {
-        error_setg(errp, "the machine has too many devices: their "
-                   "description has %zu bytes, limit is %u", len,
-                   FT_WIRE_PAYLOAD_MAX);
-        return false;
-    }
-
-    d = link_connect_until(addr, deadline, errp);
-    if (!d ||
-        !hello_exchange(d, &hello, &welcome, errp) ||
-        !hello_send(d, FT_FRAME_MACHINE, fingerprint, len, errp) ||
-        !hello_recv(d, "backup", FT_FRAME_READY, buf, NULL, errp)) {
-        goto fail;
-    }
-
-    hello.channel = FT_CHANNEL_CONTROL;
-    memcpy(hello.token, welcome.token, sizeof(hello.token));
-    c = link_connect_until(addr, deadline, errp);
-    if (!c || !hello_exchange(c, &hello, &second, errp)) {
-        goto fail;
-    }
-
-    d->deadline = 0;
-    c->deadline = 0;
-    *data = d;
-    *control = c;
-    return true;
-
-fail:
-    if (d) {
-        ft_link_shutdown(d);
-    }
-    if (c) {
-        ft_link_shutdown(c);
-    }
-    ft_link_unref(d);
-    ft_link_unref(c);
-    return false;
-}
-
-/* ------------------------------------------------------------ FtListener */
-
-typedef enum PairState {
-    PAIR_EMPTY,
-    PAIR_CHECKING,      /* somebody's machine is being looked at */
-    PAIR_ADOPTED,       /* it fits; its control connection is waited for */
-    PAIR_PAIRING,       /* that has come and is being told so */
-    PAIR_TAKEN,         /* for good */
-} PairState;
-
-typedef struct Caller {
-    FtListener *ls;
-    FtLink *link;
-    bool keep;          /* it belongs to a pair: do not shut it down */
-    QTAILQ_ENTRY(Caller) next;
-} Caller;
-
-struct FtListener {
-    int refs;
-    QIONetListener *net;
-    /* not to be called once `closing` */
-    FtAdoptFn *adopt;
-    FtPairFn *pair;
-    void *opaque;
-
-    QemuMutex lock;             /* for what follows */
-    QemuCond cond;              /* of state and closing */
-    bool closing;               /* written with the BQL, too */
-    QTAILQ_HEAD(, Caller) callers;
-    unsigned ncallers;
-    int64_t warned;             /* when a caller was last complained about */
-
-    PairState state;
-    Caller *data_caller;        /* whose thread waits, until TAKEN */
-    FtHello hello;              /* of its data connection, with the token */
-    FtLink *data;               /* TAKEN: on their way to pair() */
-    FtLink *control;
-};
-
-static FtListener *listener_ref(FtListener *ls)
-{
-    qatomic_inc(&ls->refs);
-    return ls;
-}
-
-static void listener_unref(FtListener *ls)
-{
-    if (qatomic_fetch_dec(&ls->refs) != 1) {
-        return;
-    }
-    assert(QTAILQ_EMPTY(&ls->callers) && !ls->data && !ls->control);
-    qemu_cond_destroy(&ls->cond);
-    qemu_mutex_destroy(&ls->lock);
-    g_free(ls);
-}
-
-/* Is there a reason not to hear anybody now?  Called with the lock held. */
-static bool listener_busy(FtListener *ls, Error **errp)
-{
-    if (ls->closing) {
-        error_setg(errp, "this backup does not listen any more");
-        return true;
-    }
-    if (ls->state == PAIR_TAKEN) {
-        error_setg(errp, "this backup serves a session already");
-        return true;
-    }
-    return false;
-}
-
-/* Main loop: the pair is complete. */
-static void listener_pair_bh(void *opaque)
-{
-    FtListener *ls = opaque;
-    FtLink *data, *control;
-    bool closing;
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        data = g_steal_pointer(&ls->data);
-        control = g_steal_pointer(&ls->control);
-        closing = ls->closing;
-    }
-    if (closing) {
-        ft_link_shutdown(data);
-        ft_link_shutdown(control);
-        ft_link_unref(data);
-        ft_link_unref(control);
-    } else {
-        ls->pair(ls->opaque, data, control, &ls->hello);
-    }
-    listener_unref(ls);
-}
-
-/* Has the peer hung up?  What it may have sent stays where it is. */
-static bool link_dead(FtLink *l)
-{
-    char c;
-    ssize_t n = recv(l->sioc->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK &&
-                      errno != EINTR);
-}
-
-static bool caller_adopt(FtListener *ls, const GByteArray *text, Error **errp)
-{
-    bool closing, ok = false;
-
-    bql_lock();
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        closing = ls->closing;
-    }
-    /* It stays so while we have the BQL. */
-    if (closing) {
-        error_setg(errp, "this backup does not listen any more");
-    } else {
-        ok = ls->adopt(ls->opaque, (const char *)text->data, text->len, errp);
-    }
-    bql_unlock();
-    return ok;
-}
-
-static bool caller_welcome(Caller *c, const FtHello *hello, Error **errp)
-{
-    uint8_t out[FT_HELLO_SIZE];
-
-    ft_wire_put_hello(out, hello);
-    return ft_link_send(c->link, FT_FRAME_WELCOME, 0, 0, out, sizeof(out),
-                        errp);
-}
-
-static bool caller_data(Caller *c, FtHello *hello, Error **errp)
-{
-    FtListener *ls = c->ls;
-    g_autoptr(GByteArray) buf = g_byte_array_new();
-    bool paired = false;
-
-    if (qcrypto_random_bytes(hello->token, sizeof(hello->token), errp) < 0 ||
-        !caller_welcome(c, hello, errp) ||
-        !hello_recv(c->link, "primary", FT_FRAME_MACHINE, buf, NULL, errp)) {
-        return false;
-    }
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (listener_busy(ls, errp)) {
-            return false;
-        }
-        if (ls->state != PAIR_EMPTY) {
-            error_setg(errp, "this backup is talking to another primary");
-            return false;
-        }
-        ls->state = PAIR_CHECKING;
-    }
-
-    if (!caller_adopt(ls, buf, errp)) {
-        QEMU_LOCK_GUARD(&ls->lock);
-        ls->state = PAIR_EMPTY;
-        return false;
-    }
-
-    /* First this, as the control connection comes right after READY. */
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        ls->state = PAIR_ADOPTED;
-        ls->hello = *hello;
-        ls->data_caller = c;
-    }
-    if (!ft_link_send(c->link, FT_FRAME_READY, 0, 0, NULL, 0, errp)) {
-        /* It is down: found out below. */
-        errp = NULL;
-    }
-
-    qemu_mutex_lock(&ls->lock);
-    for (;;) {
-        if (ls->state == PAIR_TAKEN) {
-            paired = true;
-            break;
-        }
-        /* While PAIRING, the other thread decides, within its deadline. */
-        if (ls->state == PAIR_ADOPTED) {
-            if (ls->closing) {
-                error_setg(errp, "this backup does not listen any more");
-                break;
-            }
-            if (qatomic_read(&c->link->down) || link_dead(c->link)) {
-                error_setg(errp, "the primary has closed the connection");
-                break;
-            }
-            if (g_get_monotonic_time() >= c->link->deadline) {
-                error_setg(errp, "timeout: the primary's control connection "
-                           "has not come");
-                break;
-            }
-        }
-        qemu_cond_timedwait(&ls->cond, &ls->lock, 50);
-    }
-    if (!paired) {
-        ls->state = PAIR_EMPTY;
-        ls->data_caller = NULL;
-    }
-    qemu_mutex_unlock(&ls->lock);
-    return paired;
-}
-
-static bool caller_control(Caller *c, FtHello *hello, Error **errp)
-{
-    FtListener *ls = c->ls;
-    bool ok;
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (listener_busy(ls, errp)) {
-            return false;
-        }
-        if (ls->state != PAIR_ADOPTED ||
-            memcmp(hello->session, ls->hello.session,
-                   sizeof(hello->session)) ||
-            memcmp(hello->token, ls->hello.token, sizeof(hello->token))) {
-            error_setg(errp, "there is no data connection that this control "
-                       "connection belongs to");
-            return false;
-        }
-        ls->state = PAIR_PAIRING;
-    }
-
-    ok = caller_welcome(c, hello, errp);
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (ok && ls->closing) {
-            error_setg(errp, "this backup does not listen any more");
-            ok = false;
-        }
-        if (ok) {
-            ls->state = PAIR_TAKEN;
-            ls->data_caller->keep = true;
-            ls->data = ft_link_ref(ls->data_caller->link);
-            ls->data_caller = NULL;
-            ls->data->deadline = 0;
-            c->keep = true;
-            ls->control = ft_link_ref(c->link);
-            ls->control->deadline = 0;
-        } else {
-            ls->state = PAIR_ADOPTED;
-        }
-        qemu_cond_broadcast(&ls->cond);
-    }
-    if (ok) {
-        ft_main_loop(listener_pair_bh, listener_ref(ls));
-    }
-    return ok;
-}
-
-/* *@silent: there is nothing worth a message to anybody. */
-static bool caller_hear(Caller *c, bool *silent, Error **errp)
-{
-    g_autoptr(GByteArray) buf = g_byte_array_new();
-    FtHello hello;
-
-    if (!hello_recv(c->link, "primary", FT_FRAME_HELLO, buf, silent, errp) ||
-        !ft_wire_get_hello(buf->data, buf->len, &hello, errp)) {
-        return false;
-    }
-    if (hello.page_size != FT_PAGE_SIZE) {
-        error_setg(errp, "the primary has pages of %" PRIu32 " bytes, this "
-                   "backup of %u", hello.page_size, FT_PAGE_SIZE);
-        return false;
-    }
-    if (hello.features & ~FT_FEATURES) {
-        error_setg(errp, "the primary wants features 0x%" PRIx64 " that this "
-                   "backup does not know",
-                   (uint64_t)(hello.features & ~FT_FEATURES));
-        return false;
-    }
-    WITH_QEMU_LOCK_GUARD(&c->ls->lock) {
-        if (listener_busy(c->ls, errp)) {
-            return false;
-        }
-    }
-    return hello.channel == FT_CHANNEL_DATA ? caller_data(c, &hello, errp) :
-                                              caller_control(c, &hello, errp);
-}
-
-/*
- * Tell the caller why.  What it still sends is read for a while: closing a
- * TCP socket with unread data would take our text with it.
- */
-static void caller_refuse(Caller *c, const Error *err)
-{
-    const char *text = error_get_pretty(err);
-    uint8_t waste[4096];
-    size_t total = 0;
-    ssize_t n;
-
-    c->link->deadline = g_get_monotonic_time() + LINGER_US;
-    if (!ft_link_send(c->link, FT_FRAME_ERROR, 0, 0, text,
-                      MIN(strlen(text), FT_WIRE_TEXT_MAX), NULL)) {
-        return;
-    }
-    qio_channel_shutdown(QIO_CHANNEL(c->link->sioc),
-                         QIO_CHANNEL_SHUTDOWN_WRITE, NULL);
-    do {
-        n = link_read_some(c->link, waste, sizeof(waste), c->link->deadline);
-        total += MAX(n, 0);
-    } while (n > 0 && total < LINGER_BYTES &&
-             g_get_monotonic_time() < c->link->deadline);
-}
-
-static void *caller_thread(void *opaque)
-{
-    Caller *c = opaque;
-    FtListener *ls = c->ls;
-    Error *err = NULL;
-    bool silent = false;
-
-    rcu_register_thread();
-    if (!caller_hear(c, &silent, &err)) {
-        bool warn;
-
-        WITH_QEMU_LOCK_GUARD(&ls->lock) {
-            int64_t now = g_get_monotonic_time();
-
-            /* Whoever can connect must not be able to fill the log. */
-            warn = !silent && !ls->closing &&
-                   (!ls->warned || now - ls->warned >= G_USEC_PER_SEC);
-            if (warn) {
-                ls->warned = now;
-            }
-        }
-        if (err && warn) {
-            warn_report("fault tolerance: a caller was turned away: %s",
-                        error_get_pretty(err));
-        }
-        if (err && !silent) {
-            caller_refuse(c, err);
-        }
-        error_free(err);
-        ft_link_shutdown(c->link);
-    }
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        QTAILQ_REMOVE(&ls->callers, c, next);
-        ls->ncallers--;
-    }
-    ft_link_unref(c->link);
-    g_free(c);
-    listener_unref(ls);
-    rcu_unregister_thread();
-    return NULL;
-}
-
-/* Main loop: somebody has connected. */
-static void listener_accept(QIONetListener *net, QIOChannelSocket *sioc,
-                            gpointer opaque)
-{
-    FtListener *ls = opaque;
-    FtLink *link = ft_link_new(QIO_CHANNEL(sioc));
-    QemuThread thread;
-    Caller *c = NULL;
-
-    qio_channel_set_name(QIO_CHANNEL(sioc), "ft-caller");
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (ls->ncallers < CALLERS_MAX) {
-            c = g_new0(Caller, 1);
-            c->ls = listener_ref(ls);
-            c->link = link;
-            link->deadline = g_get_monotonic_time() + CALLER_DEADLINE_US;
-            QTAILQ_INSERT_TAIL(&ls->callers, c, next);
-            ls->ncallers++;
-        }
-    }
-    if (!c) {
-        ft_link_try_send(link, FT_FRAME_ERROR, 0,
-                         "too many callers at once, try again");
-        ft_link_shutdown(link);
-        ft_link_unref(link);
-        return;
-    }
-    qemu_thread_create(&thread, "ft-caller", caller_thread, c,
-                       QEMU_THREAD_DETACHED);
-}
-
-/* May others than this host's processes call? */
-static bool address_is_remote(const QIOChannelSocket *sioc)
-{
-    const struct sockaddr *sa = (const void *)&sioc->localAddr;
-
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)sa;
-
-        return ntohl(in->sin_addr.s_addr) >> 24 != 127;
-    }
-    if (sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)sa;
-
-        return !IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
-    }
-    return false;
-}
-
-FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
-                            FtPairFn *pair, void *opaque, Error **errp)
-{
-    QIONetListener *net = qio_net_listener_new();
-    FtListener *ls;
-
-    qio_net_listener_set_name(net, "ft-listener");
-    if (qio_net_listener_open_sync(net, (SocketAddress *)addr, CALLERS_MAX,
-                                   errp) < 0) {
-        object_unref(OBJECT(net));
-        return NULL;
-    }
-    for (size_t i = 0; i < net->nsioc; i++) {
-        if (address_is_remote(net->sioc[i])) {
-            warn_report("fault tolerance: the connection is neither "
-                        "encrypted nor authenticated; who reaches this port "
-                        "can read and replace the guest, so let it be on a "
-                        "network that is trusted");
-            break;
-        }
-    }
-
-    ls = g_new0(FtListener, 1);
-    ls->refs = 1;
-    ls->net = net;
-    ls->adopt = adopt;
-    ls->pair = pair;
-    ls->opaque = opaque;
-    qemu_mutex_init(&ls->lock);
-    qemu_cond_init(&ls->cond);
-    QTAILQ_INIT(&ls->callers);
-    qio_net_listener_set_client_func(net, listener_accept, ls, NULL);
-    return ls;
-}
-
-void ft_listener_free(FtListener *ls)
-{
-    Caller *c;
-
-    if (!ls) {
-        return;
-    }
-    qio_net_listener_set_client_func(ls->net, NULL, NULL, NULL);
-    qio_net_listener_disconnect(ls->net);
-    object_unref(OBJECT(ls->net));
-    ls->net = NULL;
-
-    WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        ls->closing = true;
-        QTAILQ_FOREACH(c, &ls->callers, next) {
-            if (!c->keep) {
-                ft_link_shutdown(c->link);
-            }
-        }
-        qemu_cond_broadcast(&ls->cond);
-    }
-    listener_unref(ls);
 }

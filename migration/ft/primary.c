@@ -1,5 +1,5 @@
 /*
- * Fault tolerance: the primary: epoch loop, sender and reader of acks
+ * Fault tolerance: the primary: epoch loop, first copy, acknowledgements
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -9,8 +9,7 @@
  *                     the guest.  Being the main loop, it cannot be in the
  *                     middle of a reset or a monitor command at a pause.
  *   setup thread      connects and shakes hands; owns its FtSetup only
- *   sender thread     encodes and sends; owns the image or the sync pass
- *                     that it has taken from the queue
+ *   sender thread     encodes and sends (sender.c)
  *   ack thread        reads the control connection
  *
  * Threads never take the BQL: they post events, which the main loop works
@@ -22,21 +21,18 @@
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-sockets.h"
-#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
-#include "qemu/seqlock.h"
 #include "qemu/timer.h"
-#include "block/block.h"
 #include "system/cpus.h"
-#include "system/cpu-timers.h"
-#include "system/cpu-timers-internal.h"
 #include "system/runstate.h"
 #include "migration/global_state.h"
 #include "session.h"
+#include "pause.h"
 #include "primary-fsm.h"
+#include "sender.h"
 #include "trace.h"
 
 /* The guest runs at least so long between two pauses. */
@@ -65,16 +61,6 @@ typedef struct Event {
     char *text;
     QSIMPLEQ_ENTRY(Event) next;
 } Event;
-
-/* An epoch on its way to the backup. */
-typedef struct Image {
-    uint64_t epoch;
-    uint16_t flags;
-    uint64_t ram_hash;
-    FtStage *stage;
-    GByteArray *devices;
-    QSIMPLEQ_ENTRY(Image) next;
-} Image;
 
 /* What the setup thread owns; outlives the session if that ends first. */
 typedef struct FtSetup {
@@ -110,22 +96,9 @@ struct FtPrimary {
     uint64_t sync_total;
     /* between the threads, under lock */
     QemuMutex lock;
-    QemuCond cond;
-    bool quit;
-    bool sync_pass;             /* the sender is to make one */
     QSIMPLEQ_HEAD(, Event) events;
-    QSIMPLEQ_HEAD(, Image) queue;
-    QSIMPLEQ_HEAD(, Image) idle;
-    FtEncodeStats encoded;
-    uint64_t sync_sent;         /* pages, atomic */
-    QemuThread sender, acker;
-    bool threads;
-    /* sender only */
-    uint8_t *frame;
-    size_t frame_used;
-    uint64_t frame_pages;       /* of the image or pass */
-    uint64_t frame_bytes;
-    Error *send_err;
+    FtSender *sender;
+    QemuThread acker;           /* there is one when there is a sender */
 };
 
 /* ---------------------------------------------------------------- events */
@@ -154,136 +127,20 @@ static void primary_kick(FtPrimary *p);
 
 /* ---------------------------------------------------------------- sender */
 
-static bool sender_flush(FtPrimary *p, uint64_t epoch, uint16_t flags)
+static void sender_pass_done(void *opaque)
 {
-    if (p->frame_used) {
-        if (!ft_link_send(p->data, FT_FRAME_PAGES, flags, epoch, p->frame,
-                          p->frame_used, &p->send_err)) {
-            return false;
-        }
-        p->frame_bytes += p->frame_used;
-        p->frame_used = 0;
-    }
-    return true;
+    primary_post(opaque, EV_SYNC_PASS, 0, NULL);
 }
 
-static bool sender_page(FtPrimary *p, uint64_t epoch, uint16_t flags,
-                        uint16_t block, uint64_t offset, const uint8_t *page)
+static void sender_failed(void *opaque, const char *reason)
 {
-    if (FT_WIRE_PAYLOAD_MAX - p->frame_used < FT_RECORD_MAX &&
-        !sender_flush(p, epoch, flags)) {
-        return false;
-    }
-    p->frame_used += ft_encode_page(p->frame + p->frame_used,
-                                    FT_WIRE_PAYLOAD_MAX - p->frame_used,
-                                    block, offset, page, &p->encoded);
-    p->frame_pages++;
-    return true;
+    primary_post(opaque, EV_DATA_LOST, 0, reason);
 }
 
-static bool sender_sync_page(void *opaque, uint16_t block, uint64_t offset,
-                             const uint8_t *page)
-{
-    FtPrimary *p = opaque;
-
-    if (qatomic_read(&p->quit)) {
-        return false;
-    }
-    qatomic_set(&p->sync_sent, p->sync_sent + 1);
-    ft_inject(FT_FAULT_POINT_SYNC);
-    return sender_page(p, 0, FT_FLAG_SYNC, block, offset, page);
-}
-
-static bool sender_image(FtPrimary *p, Image *img)
-{
-    FtEpochEnd end = { .ram_hash = img->ram_hash };
-    uint8_t buf[FT_EPOCH_END_SIZE];
-    uint32_t done = 0;
-    uint64_t i;
-
-    ft_inject(FT_FAULT_POINT_BEFORE_SEND);
-    for (i = 0; i < img->stage->count; i++) {
-        FtStagedPage *pg = &img->stage->page[i];
-
-        if (!sender_page(p, img->epoch, 0, pg->block, pg->offset, pg->data)) {
-            return false;
-        }
-    }
-    if (!sender_flush(p, img->epoch, 0)) {
-        return false;
-    }
-    while (done < img->devices->len) {
-        uint32_t n = MIN(img->devices->len - done, FT_WIRE_PAYLOAD_MAX);
-
-        if (!ft_link_send(p->data, FT_FRAME_DEVICES, 0, img->epoch,
-                          img->devices->data + done, n, &p->send_err)) {
-            return false;
-        }
-        done += n;
-    }
-    end.pages = p->frame_pages;
-    end.page_bytes = p->frame_bytes;
-    end.device_bytes = img->devices->len;
-    if (img->flags & FT_FLAG_HASH) {
-        end.dev_hash = ft_wire_crc32c(0, img->devices->data,
-                                      img->devices->len);
-    }
-    ft_wire_put_epoch_end(buf, &end);
-    if (!ft_link_send(p->data, FT_FRAME_EPOCH_END, img->flags, img->epoch,
-                      buf, sizeof(buf), &p->send_err)) {
-        return false;
-    }
-    ft_inject(FT_FAULT_POINT_AFTER_SEND);
-    return true;
-}
-
-static void *sender_thread(void *opaque)
-{
-    FtPrimary *p = opaque;
-    bool ok = true;
-
-    rcu_register_thread();
-    while (ok) {
-        Image *img;
-        bool pass;
-
-        qemu_mutex_lock(&p->lock);
-        while (!p->quit && !p->sync_pass && QSIMPLEQ_EMPTY(&p->queue)) {
-            qemu_cond_wait(&p->cond, &p->lock);
-        }
-        if (p->quit) {
-            qemu_mutex_unlock(&p->lock);
-            break;
-        }
-        pass = p->sync_pass;
-        p->sync_pass = false;
-        img = pass ? NULL : QSIMPLEQ_FIRST(&p->queue);
-        if (img) {
-            QSIMPLEQ_REMOVE_HEAD(&p->queue, next);
-        }
-        qemu_mutex_unlock(&p->lock);
-        p->frame_pages = 0;
-        p->frame_bytes = 0;
-        if (pass) {
-            ok = ft_capture_drain(p->capture, sender_sync_page, p) &&
-                 sender_flush(p, 0, FT_FLAG_SYNC);
-            if (ok) {
-                primary_post(p, EV_SYNC_PASS, 0, NULL);
-            }
-        } else {
-            ok = sender_image(p, img);
-            WITH_QEMU_LOCK_GUARD(&p->lock) {
-                QSIMPLEQ_INSERT_TAIL(&p->idle, img, next);
-            }
-        }
-    }
-    if (p->send_err) {
-        error_free(g_steal_pointer(&p->send_err));
-        primary_post(p, EV_DATA_LOST, 0, NULL);
-    }
-    rcu_unregister_thread();
-    return NULL;
-}
+static const FtSenderOps sender_ops = {
+    .pass_done = sender_pass_done,
+    .failed = sender_failed,
+};
 
 /* -------------------------------------------------- control connection */
 
@@ -330,91 +187,6 @@ static void *acker_thread(void *opaque)
     return NULL;
 }
 
-/* ------------------------------------------------------------- the pause */
-
-typedef struct Pause {
-    bool was_running;
-    int64_t ticks, clock;
-} Pause;
-
-/*
- * Stop the guest as vm_stop() would, without its events and without a flush
- * of the disks.  The order is what device models rely on: runstate, ticks,
- * vCPUs, notifiers, then the drain, which completes DMA.
- */
-static void pause_begin(Pause *ps)
-{
-    ps->was_running = runstate_check(RUN_STATE_RUNNING);
-    if (!ps->was_running) {
-        return;
-    }
-    ps->ticks = timers_state.cpu_ticks_offset;
-    ps->clock = timers_state.cpu_clock_offset;
-    runstate_set(RUN_STATE_SAVE_VM);
-    cpu_disable_ticks();
-    pause_all_vcpus();
-    vm_state_notify(false, RUN_STATE_SAVE_VM);
-    bdrv_drain_all();
-}
-
-static void pause_end(Pause *ps)
-{
-    if (!ps->was_running) {
-        return;
-    }
-    /*
-     * Give the guest the time of the pause back: with the offsets of before
-     * its clocks go on as if the pause were a moment in which the host did
-     * not schedule it.  The image has them as they stood in the pause.
-     */
-    cpu_enable_ticks();
-    seqlock_write_lock(&timers_state.vm_clock_seqlock,
-                       &timers_state.vm_clock_lock);
-    timers_state.cpu_ticks_offset = ps->ticks;
-    timers_state.cpu_clock_offset = ps->clock;
-    seqlock_write_unlock(&timers_state.vm_clock_seqlock,
-                         &timers_state.vm_clock_lock);
-    runstate_set(RUN_STATE_RUNNING);
-    vm_state_notify(true, RUN_STATE_RUNNING);
-    resume_all_vcpus();
-}
-
-static Image *image_get(FtPrimary *p)
-{
-    Image *img;
-
-    QEMU_LOCK_GUARD(&p->lock);
-    img = QSIMPLEQ_FIRST(&p->idle);
-    if (img) {
-        QSIMPLEQ_REMOVE_HEAD(&p->idle, next);
-        ft_stage_reset(img->stage);
-    } else {
-        img = g_new0(Image, 1);
-        img->stage = ft_stage_new();
-        img->devices = g_byte_array_new();
-    }
-    return img;
-}
-
-static void image_free(Image *img)
-{
-    ft_stage_free(img->stage);
-    g_byte_array_free(img->devices, true);
-    g_free(img);
-}
-
-static void image_queue_free(FtPrimary *p)
-{
-    Image *img, *next;
-
-    QSIMPLEQ_FOREACH_SAFE(img, &p->queue, next, next) {
-        image_free(img);
-    }
-    QSIMPLEQ_FOREACH_SAFE(img, &p->idle, next, next) {
-        image_free(img);
-    }
-}
-
 /* ------------------------------------------------- the machine's actions */
 
 static bool op_take_epoch(void *opaque, uint64_t epoch)
@@ -423,18 +195,18 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     FtStats *st = &p->stats;
     int64_t t[6];
     uint64_t dirty;
-    Image *img;
-    Pause ps;
+    FtImage *img;
+    FtPauseState ps;
     bool ok;
 
     if (!runstate_is_running() && epoch > 1 && !p->last_running) {
         /* It stands still and the backup has it so: nothing to send. */
         return false;
     }
-    img = image_get(p);
+    img = ft_sender_image(p->sender);
     img->epoch = epoch;
     t[0] = ft_now_us();
-    pause_begin(&ps);
+    ft_pause_begin(&ps);
     t[1] = ft_now_us();
     ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
     dirty = ft_capture_harvest(p->capture);
@@ -464,18 +236,11 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     }
     t[4] = ft_now_us();
     ft_inject(FT_FAULT_POINT_CAPTURED);
-    pause_end(&ps);
+    ft_pause_end(&ps);
     t[5] = ft_now_us();
 
-    WITH_QEMU_LOCK_GUARD(&p->lock) {
-        if (ok) {
-            QSIMPLEQ_INSERT_TAIL(&p->queue, img, next);
-            qemu_cond_signal(&p->cond);
-        } else {
-            QSIMPLEQ_INSERT_TAIL(&p->idle, img, next);
-        }
-    }
     if (!ok) {
+        ft_sender_give_back(p->sender, img);
         return false;
     }
     p->last_running = ps.was_running;
@@ -492,6 +257,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     }
     st->device_bytes = img->devices->len;
     trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
+    ft_sender_queue(p->sender, img);
     return true;
 }
 
@@ -559,10 +325,6 @@ static void op_end(void *opaque)
 
     p->ended = true;
     timer_del(p->timer);
-    WITH_QEMU_LOCK_GUARD(&p->lock) {
-        p->quit = true;
-        qemu_cond_broadcast(&p->cond);
-    }
     if (p->data) {
         ft_link_shutdown(p->data);
         ft_link_shutdown(p->control);
@@ -640,10 +402,7 @@ static void sync_pass(FtPrimary *p)
     if (!p->sync_total) {
         p->sync_total = left;
     }
-    WITH_QEMU_LOCK_GUARD(&p->lock) {
-        p->sync_pass = true;
-        qemu_cond_signal(&p->cond);
-    }
+    ft_sender_pass(p->sender);
 }
 
 /* --------------------------------------------------------------- set-up */
@@ -683,9 +442,7 @@ static void setup_done(void *opaque)
     p->control = g_steal_pointer(&su->control);
     setup_free(su);
 
-    p->threads = true;
-    qemu_thread_create(&p->sender, "ft-send", sender_thread, p,
-                       QEMU_THREAD_JOINABLE);
+    p->sender = ft_sender_new(p->data, p->capture, &sender_ops, p);
     qemu_thread_create(&p->acker, "ft-ack", acker_thread, p,
                        QEMU_THREAD_JOINABLE);
     p->sync_began = ft_now_us();
@@ -810,11 +567,7 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
     p->session = s;
     p->params = *ft_params();
     qemu_mutex_init(&p->lock);
-    qemu_cond_init(&p->cond);
     QSIMPLEQ_INIT(&p->events);
-    QSIMPLEQ_INIT(&p->queue);
-    QSIMPLEQ_INIT(&p->idle);
-    p->frame = g_malloc(FT_WIRE_PAYLOAD_MAX);
     p->timer = timer_new_ns(QEMU_CLOCK_REALTIME, primary_timer, p);
     p->bh = aio_bh_new(iohandler_get_aio_context(), primary_bh, p);
     p->machine = ft_machine_new();
@@ -863,15 +616,11 @@ void ft_primary_free(FtPrimary *p)
     if (p->setup) {
         p->setup->primary = NULL;
     }
-    WITH_QEMU_LOCK_GUARD(&p->lock) {
-        p->quit = true;
-        qemu_cond_broadcast(&p->cond);
-    }
-    if (p->threads) {
+    if (p->sender) {
         /* They never take the BQL, and the shutdown ends their I/O. */
         ft_link_shutdown(p->data);
         ft_link_shutdown(p->control);
-        qemu_thread_join(&p->sender);
+        ft_sender_free(p->sender);
         qemu_thread_join(&p->acker);
     }
     if (p->data) {
@@ -886,15 +635,11 @@ void ft_primary_free(FtPrimary *p)
     ft_output_free(p->output);
     ft_capture_free(p->capture);
     ft_machine_free(p->machine);
-    image_queue_free(p);
     QSIMPLEQ_FOREACH_SAFE(ev, &p->events, next, next) {
         g_free(ev->text);
         g_free(ev);
     }
     error_free(p->broken);
-    error_free(p->send_err);
-    g_free(p->frame);
-    qemu_cond_destroy(&p->cond);
     qemu_mutex_destroy(&p->lock);
     g_free(p);
 }
@@ -943,7 +688,7 @@ void ft_primary_query(FtPrimary *p, FtStatus *st)
     st->in_flight = ft_pri_in_flight(&p->fsm);
     st->epoch_us = p->params.epoch_us;
     if (p->sync_total) {
-        uint64_t sent = qatomic_read(&p->sync_sent);
+        uint64_t sent = ft_sender_sync_pages(p->sender);
         bool over = p->fsm.state != FT_PRI_SYNC;
         int64_t us = (over ? p->protected_at : now) - p->sync_began;
 
@@ -978,10 +723,12 @@ void ft_primary_query(FtPrimary *p, FtStatus *st)
     st->early_epochs = p->fsm.early_epochs;
     st->stalls = p->fsm.stalls;
     st->stall_us = p->fsm.stall_us;
-    st->has_pages_zero = st->has_pages_raw = true;
-    st->pages_zero = p->encoded.pages[FT_PAGE_ZERO];
-    st->pages_raw = p->encoded.pages[FT_PAGE_RAW];
-    if (p->data) {
+    if (p->sender) {
+        const FtEncodeStats *encoded = ft_sender_encoded(p->sender);
+
+        st->has_pages_zero = st->has_pages_raw = true;
+        st->pages_zero = encoded->pages[FT_PAGE_ZERO];
+        st->pages_raw = encoded->pages[FT_PAGE_RAW];
         st->has_wire_bytes = true;
         st->wire_bytes = ft_link_bytes_sent(p->data);
     }

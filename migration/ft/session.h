@@ -131,7 +131,7 @@ bool ft_devstate_save(GByteArray *buf, Error **errp);
 /* Load what ft_devstate_save() made; once, at takeover.  BQL held. */
 bool ft_devstate_load(const uint8_t *data, size_t len, Error **errp);
 
-/* ----------------------------------------------------------------- link.c */
+/* --------------------------------------- link.c, handshake.c, listener.c */
 
 typedef struct FtLink FtLink;
 

@@ -1,0 +1,191 @@
+/*
+ * Fault tolerance: the handshake, from the primary's side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Each step under one deadline:
+ *
+ *   data      primary: HELLO               backup: WELCOME with a token
+ *             primary: MACHINE             backup: READY
+ *   control   primary: HELLO with it       backup: WELCOME
+ *
+ * An ERROR frame with a text can stand for each answer.
+ *
+ * The backup's side is in listener.c.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "link-private.h"
+
+/* What the peer says, safe to print. */
+static char *peer_text(const GByteArray *buf)
+{
+    size_t len = MIN(buf->len, FT_WIRE_TEXT_MAX);
+    char *text = g_malloc(len + 1);
+
+    for (size_t i = 0; i < len; i++) {
+        text[i] = buf->data[i];
+        if (text[i] < 0x20 || text[i] > 0x7e) {
+            text[i] = '?';
+        }
+    }
+    text[len] = 0;
+    return text;
+}
+
+bool ft_hello_recv(FtLink *l, const char *peer, FtFrameType want,
+                   GByteArray *buf, bool *silent, Error **errp)
+{
+    ERRP_GUARD();
+    FtFrame f;
+    bool bad;
+    int ret = ft_link_recv(l, &f, buf, &bad, errp);
+
+    if (silent) {
+        *silent = ret == 0;
+    }
+    if (ret < 0) {
+        error_prepend(errp, "handshake with the %s failed: ", peer);
+        return false;
+    }
+    if (ret == 0) {
+        error_setg(errp, "handshake failed: the %s has closed the connection",
+                   peer);
+        return false;
+    }
+    if (f.type == FT_FRAME_ERROR) {
+        g_autofree char *text = peer_text(buf);
+
+        error_setg(errp, "the %s refused: %s", peer, text);
+        return false;
+    }
+    if (f.type != want) {
+        error_setg(errp, "handshake failed: the %s sent %s instead of %s",
+                   peer, ft_wire_type_name(f.type), ft_wire_type_name(want));
+        return false;
+    }
+    return true;
+}
+
+/* The primary's side: if writing fails, the reason may be there to be read. */
+static bool hello_send(FtLink *l, FtFrameType type, const void *payload,
+                       size_t len, Error **errp)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    Error *err = NULL;
+    FtFrame f;
+    bool bad;
+
+    if (ft_link_send(l, type, 0, 0, payload, len, &err)) {
+        return true;
+    }
+    if (ft_link_recv(l, &f, buf, &bad, NULL) == 1 &&
+        f.type == FT_FRAME_ERROR) {
+        g_autofree char *text = peer_text(buf);
+
+        error_setg(errp, "the backup refused: %s", text);
+        error_free(err);
+    } else {
+        error_propagate_prepend(errp, err,
+                                "handshake with the backup failed: ");
+    }
+    return false;
+}
+
+/* The primary's HELLO and the backup's answer to it, which goes to @welcome */
+static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
+                           Error **errp)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    uint8_t out[FT_HELLO_SIZE];
+
+    ft_wire_put_hello(out, hello);
+    if (!hello_send(l, FT_FRAME_HELLO, out, sizeof(out), errp) ||
+        !ft_hello_recv(l, "backup", FT_FRAME_WELCOME, buf, NULL, errp) ||
+        !ft_wire_get_hello(buf->data, buf->len, welcome, errp)) {
+        return false;
+    }
+    if (memcmp(welcome->session, hello->session, sizeof(hello->session))) {
+        error_setg(errp, "the backup answers for another session");
+        return false;
+    }
+    if (welcome->channel != hello->channel) {
+        error_setg(errp, "the backup answers for channel %d instead of %d",
+                   welcome->channel, hello->channel);
+        return false;
+    }
+    if (welcome->features & ~hello->features) {
+        error_setg(errp, "the backup wants features 0x%" PRIx64 ", of which "
+                   "0x%" PRIx64 " were not offered", welcome->features,
+                   welcome->features & ~hello->features);
+        return false;
+    }
+    if (welcome->page_size != FT_PAGE_SIZE) {
+        error_setg(errp, "the backup has pages of %" PRIu32 " bytes, this "
+                   "side of %u", welcome->page_size, FT_PAGE_SIZE);
+        return false;
+    }
+    return true;
+}
+
+bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
+                       uint64_t features, const char *fingerprint,
+                       int timeout_ms, FtLink **data, FtLink **control,
+                       Error **errp)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    size_t len = strlen(fingerprint);
+    int64_t deadline = FT_LINK_FOREVER;
+    FtHello hello = {
+        .channel = FT_CHANNEL_DATA,
+        .features = features,
+        .page_size = FT_PAGE_SIZE,
+    };
+    FtHello welcome, second;
+    FtLink *d = NULL, *c = NULL;
+
+    QEMU_BUILD_BUG_ON(sizeof(hello.session) != sizeof(session->data));
+    memcpy(hello.session, session->data, sizeof(hello.session));
+    if (timeout_ms > 0) {
+        deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
+    }
+    if (len > FT_WIRE_PAYLOAD_MAX) {
+        error_setg(errp, "the machine has too many devices: their "
+                   "description has %zu bytes, limit is %u", len,
+                   FT_WIRE_PAYLOAD_MAX);
+        return false;
+    }
+
+    d = ft_link_connect_until(addr, deadline, errp);
+    if (!d ||
+        !hello_exchange(d, &hello, &welcome, errp) ||
+        !hello_send(d, FT_FRAME_MACHINE, fingerprint, len, errp) ||
+        !ft_hello_recv(d, "backup", FT_FRAME_READY, buf, NULL, errp)) {
+        goto fail;
+    }
+
+    hello.channel = FT_CHANNEL_CONTROL;
+    memcpy(hello.token, welcome.token, sizeof(hello.token));
+    c = ft_link_connect_until(addr, deadline, errp);
+    if (!c || !hello_exchange(c, &hello, &second, errp)) {
+        goto fail;
+    }
+
+    d->deadline = 0;
+    c->deadline = 0;
+    *data = d;
+    *control = c;
+    return true;
+
+fail:
+    if (d) {
+        ft_link_shutdown(d);
+    }
+    if (c) {
+        ft_link_shutdown(c);
+    }
+    ft_link_unref(d);
+    ft_link_unref(c);
+    return false;
+}

@@ -1,0 +1,489 @@
+/*
+ * Fault tolerance: the backup's side of the handshake: the callers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * FtListener hears each caller in a thread.  What they share:
+ *
+ *   EMPTY -> CHECKING -> ADOPTED -> PAIRING -> TAKEN
+ *     ^ refused  |  gone,   | ^ its WELCOME |
+ *     +----------+  late    | +---  failed -+
+ *     +---------------------+
+ *
+ * The data channel's thread does CHECKING and waits in ADOPTED; the control
+ * channel's does the rest.  Locks: BQL, then FtListener.lock; a caller's
+ * thread holds none of its own when it takes the BQL.  Nobody waits for these
+ * threads: each has a reference to the listener, and `closing`, which only
+ * changes with both locks held, tells them that the callbacks are gone.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "crypto/random.h"
+#include "io/net-listener.h"
+#include "qemu/atomic.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/queue.h"
+#include "qemu/rcu.h"
+#include "link-private.h"
+
+#define CALLERS_MAX         8
+#define CALLER_DEADLINE_US  (10 * G_USEC_PER_SEC)
+#define LINGER_US           G_USEC_PER_SEC
+#define LINGER_BYTES        (4u << 20)
+
+typedef enum PairState {
+    PAIR_EMPTY,
+    PAIR_CHECKING,      /* somebody's machine is being looked at */
+    PAIR_ADOPTED,       /* it fits; its control connection is waited for */
+    PAIR_PAIRING,       /* that has come and is being told so */
+    PAIR_TAKEN,         /* for good */
+} PairState;
+
+typedef struct Caller {
+    FtListener *ls;
+    FtLink *link;
+    bool keep;          /* it belongs to a pair: do not shut it down */
+    QTAILQ_ENTRY(Caller) next;
+} Caller;
+
+struct FtListener {
+    int refs;
+    QIONetListener *net;
+    /* not to be called once `closing` */
+    FtAdoptFn *adopt;
+    FtPairFn *pair;
+    void *opaque;
+
+    QemuMutex lock;             /* for what follows */
+    QemuCond cond;              /* of state and closing */
+    bool closing;               /* written with the BQL, too */
+    QTAILQ_HEAD(, Caller) callers;
+    unsigned ncallers;
+    int64_t warned;             /* when a caller was last complained about */
+
+    PairState state;
+    Caller *data_caller;        /* whose thread waits, until TAKEN */
+    FtHello hello;              /* of its data connection, with the token */
+    FtLink *data;               /* TAKEN: on their way to pair() */
+    FtLink *control;
+};
+
+static FtListener *listener_ref(FtListener *ls)
+{
+    qatomic_inc(&ls->refs);
+    return ls;
+}
+
+static void listener_unref(FtListener *ls)
+{
+    if (qatomic_fetch_dec(&ls->refs) != 1) {
+        return;
+    }
+    assert(QTAILQ_EMPTY(&ls->callers) && !ls->data && !ls->control);
+    qemu_cond_destroy(&ls->cond);
+    qemu_mutex_destroy(&ls->lock);
+    g_free(ls);
+}
+
+/* Is there a reason not to hear anybody now?  Called with the lock held. */
+static bool listener_busy(FtListener *ls, Error **errp)
+{
+    if (ls->closing) {
+        error_setg(errp, "this backup does not listen any more");
+        return true;
+    }
+    if (ls->state == PAIR_TAKEN) {
+        error_setg(errp, "this backup serves a session already");
+        return true;
+    }
+    return false;
+}
+
+/* Main loop: the pair is complete. */
+static void listener_pair_bh(void *opaque)
+{
+    FtListener *ls = opaque;
+    FtLink *data, *control;
+    bool closing;
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        data = g_steal_pointer(&ls->data);
+        control = g_steal_pointer(&ls->control);
+        closing = ls->closing;
+    }
+    if (closing) {
+        ft_link_shutdown(data);
+        ft_link_shutdown(control);
+        ft_link_unref(data);
+        ft_link_unref(control);
+    } else {
+        ls->pair(ls->opaque, data, control, &ls->hello);
+    }
+    listener_unref(ls);
+}
+
+/* Has the peer hung up?  What it may have sent stays where it is. */
+static bool link_dead(FtLink *l)
+{
+    char c;
+    ssize_t n = recv(l->sioc->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK &&
+                      errno != EINTR);
+}
+
+static bool caller_adopt(FtListener *ls, const GByteArray *text, Error **errp)
+{
+    bool closing, ok = false;
+
+    bql_lock();
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        closing = ls->closing;
+    }
+    /* It stays so while we have the BQL. */
+    if (closing) {
+        error_setg(errp, "this backup does not listen any more");
+    } else {
+        ok = ls->adopt(ls->opaque, (const char *)text->data, text->len, errp);
+    }
+    bql_unlock();
+    return ok;
+}
+
+static bool caller_welcome(Caller *c, const FtHello *hello, Error **errp)
+{
+    uint8_t out[FT_HELLO_SIZE];
+
+    ft_wire_put_hello(out, hello);
+    return ft_link_send(c->link, FT_FRAME_WELCOME, 0, 0, out, sizeof(out),
+                        errp);
+}
+
+static bool caller_data(Caller *c, FtHello *hello, Error **errp)
+{
+    FtListener *ls = c->ls;
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    bool paired = false;
+
+    if (qcrypto_random_bytes(hello->token, sizeof(hello->token), errp) < 0 ||
+        !caller_welcome(c, hello, errp) ||
+        !ft_hello_recv(c->link, "primary", FT_FRAME_MACHINE, buf, NULL, errp)) {
+        return false;
+    }
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (listener_busy(ls, errp)) {
+            return false;
+        }
+        if (ls->state != PAIR_EMPTY) {
+            error_setg(errp, "this backup is talking to another primary");
+            return false;
+        }
+        ls->state = PAIR_CHECKING;
+    }
+
+    if (!caller_adopt(ls, buf, errp)) {
+        QEMU_LOCK_GUARD(&ls->lock);
+        ls->state = PAIR_EMPTY;
+        return false;
+    }
+
+    /* First this, as the control connection comes right after READY. */
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        ls->state = PAIR_ADOPTED;
+        ls->hello = *hello;
+        ls->data_caller = c;
+    }
+    if (!ft_link_send(c->link, FT_FRAME_READY, 0, 0, NULL, 0, errp)) {
+        /* It is down: found out below. */
+        errp = NULL;
+    }
+
+    qemu_mutex_lock(&ls->lock);
+    for (;;) {
+        if (ls->state == PAIR_TAKEN) {
+            paired = true;
+            break;
+        }
+        /* While PAIRING, the other thread decides, within its deadline. */
+        if (ls->state == PAIR_ADOPTED) {
+            if (ls->closing) {
+                error_setg(errp, "this backup does not listen any more");
+                break;
+            }
+            if (qatomic_read(&c->link->down) || link_dead(c->link)) {
+                error_setg(errp, "the primary has closed the connection");
+                break;
+            }
+            if (g_get_monotonic_time() >= c->link->deadline) {
+                error_setg(errp, "timeout: the primary's control connection "
+                           "has not come");
+                break;
+            }
+        }
+        qemu_cond_timedwait(&ls->cond, &ls->lock, 50);
+    }
+    if (!paired) {
+        ls->state = PAIR_EMPTY;
+        ls->data_caller = NULL;
+    }
+    qemu_mutex_unlock(&ls->lock);
+    return paired;
+}
+
+static bool caller_control(Caller *c, FtHello *hello, Error **errp)
+{
+    FtListener *ls = c->ls;
+    bool ok;
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (listener_busy(ls, errp)) {
+            return false;
+        }
+        if (ls->state != PAIR_ADOPTED ||
+            memcmp(hello->session, ls->hello.session,
+                   sizeof(hello->session)) ||
+            memcmp(hello->token, ls->hello.token, sizeof(hello->token))) {
+            error_setg(errp, "there is no data connection that this control "
+                       "connection belongs to");
+            return false;
+        }
+        ls->state = PAIR_PAIRING;
+    }
+
+    ok = caller_welcome(c, hello, errp);
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (ok && ls->closing) {
+            error_setg(errp, "this backup does not listen any more");
+            ok = false;
+        }
+        if (ok) {
+            ls->state = PAIR_TAKEN;
+            ls->data_caller->keep = true;
+            ls->data = ft_link_ref(ls->data_caller->link);
+            ls->data_caller = NULL;
+            ls->data->deadline = 0;
+            c->keep = true;
+            ls->control = ft_link_ref(c->link);
+            ls->control->deadline = 0;
+        } else {
+            ls->state = PAIR_ADOPTED;
+        }
+        qemu_cond_broadcast(&ls->cond);
+    }
+    if (ok) {
+        ft_main_loop(listener_pair_bh, listener_ref(ls));
+    }
+    return ok;
+}
+
+/* *@silent: there is nothing worth a message to anybody. */
+static bool caller_hear(Caller *c, bool *silent, Error **errp)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    FtHello hello;
+
+    if (!ft_hello_recv(c->link, "primary", FT_FRAME_HELLO, buf, silent, errp) ||
+        !ft_wire_get_hello(buf->data, buf->len, &hello, errp)) {
+        return false;
+    }
+    if (hello.page_size != FT_PAGE_SIZE) {
+        error_setg(errp, "the primary has pages of %" PRIu32 " bytes, this "
+                   "backup of %u", hello.page_size, FT_PAGE_SIZE);
+        return false;
+    }
+    if (hello.features & ~FT_FEATURES) {
+        error_setg(errp, "the primary wants features 0x%" PRIx64 " that this "
+                   "backup does not know",
+                   (uint64_t)(hello.features & ~FT_FEATURES));
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&c->ls->lock) {
+        if (listener_busy(c->ls, errp)) {
+            return false;
+        }
+    }
+    return hello.channel == FT_CHANNEL_DATA ? caller_data(c, &hello, errp) :
+                                              caller_control(c, &hello, errp);
+}
+
+/*
+ * Tell the caller why.  What it still sends is read for a while: closing a
+ * TCP socket with unread data would take our text with it.
+ */
+static void caller_refuse(Caller *c, const Error *err)
+{
+    const char *text = error_get_pretty(err);
+    uint8_t waste[4096];
+    size_t total = 0;
+    ssize_t n;
+
+    c->link->deadline = g_get_monotonic_time() + LINGER_US;
+    if (!ft_link_send(c->link, FT_FRAME_ERROR, 0, 0, text,
+                      MIN(strlen(text), FT_WIRE_TEXT_MAX), NULL)) {
+        return;
+    }
+    qio_channel_shutdown(QIO_CHANNEL(c->link->sioc),
+                         QIO_CHANNEL_SHUTDOWN_WRITE, NULL);
+    do {
+        n = ft_link_read_some(c->link, waste, sizeof(waste),
+                              c->link->deadline);
+        total += MAX(n, 0);
+    } while (n > 0 && total < LINGER_BYTES &&
+             g_get_monotonic_time() < c->link->deadline);
+}
+
+static void *caller_thread(void *opaque)
+{
+    Caller *c = opaque;
+    FtListener *ls = c->ls;
+    Error *err = NULL;
+    bool silent = false;
+
+    rcu_register_thread();
+    if (!caller_hear(c, &silent, &err)) {
+        bool warn;
+
+        WITH_QEMU_LOCK_GUARD(&ls->lock) {
+            int64_t now = g_get_monotonic_time();
+
+            /* Whoever can connect must not be able to fill the log. */
+            warn = !silent && !ls->closing &&
+                   (!ls->warned || now - ls->warned >= G_USEC_PER_SEC);
+            if (warn) {
+                ls->warned = now;
+            }
+        }
+        if (err && warn) {
+            warn_report("fault tolerance: a caller was turned away: %s",
+                        error_get_pretty(err));
+        }
+        if (err && !silent) {
+            caller_refuse(c, err);
+        }
+        error_free(err);
+        ft_link_shutdown(c->link);
+    }
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        QTAILQ_REMOVE(&ls->callers, c, next);
+        ls->ncallers--;
+    }
+    ft_link_unref(c->link);
+    g_free(c);
+    listener_unref(ls);
+    rcu_unregister_thread();
+    return NULL;
+}
+
+/* Main loop: somebody has connected. */
+static void listener_accept(QIONetListener *net, QIOChannelSocket *sioc,
+                            gpointer opaque)
+{
+    FtListener *ls = opaque;
+    FtLink *link = ft_link_new(QIO_CHANNEL(sioc));
+    QemuThread thread;
+    Caller *c = NULL;
+
+    qio_channel_set_name(QIO_CHANNEL(sioc), "ft-caller");
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (ls->ncallers < CALLERS_MAX) {
+            c = g_new0(Caller, 1);
+            c->ls = listener_ref(ls);
+            c->link = link;
+            link->deadline = g_get_monotonic_time() + CALLER_DEADLINE_US;
+            QTAILQ_INSERT_TAIL(&ls->callers, c, next);
+            ls->ncallers++;
+        }
+    }
+    if (!c) {
+        ft_link_try_send(link, FT_FRAME_ERROR, 0,
+                         "too many callers at once, try again");
+        ft_link_shutdown(link);
+        ft_link_unref(link);
+        return;
+    }
+    qemu_thread_create(&thread, "ft-caller", caller_thread, c,
+                       QEMU_THREAD_DETACHED);
+}
+
+/* May others than this host's processes call? */
+static bool address_is_remote(const QIOChannelSocket *sioc)
+{
+    const struct sockaddr *sa = (const void *)&sioc->localAddr;
+
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)sa;
+
+        return ntohl(in->sin_addr.s_addr) >> 24 != 127;
+    }
+    if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)sa;
+
+        return !IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+    }
+    return false;
+}
+
+FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
+                            FtPairFn *pair, void *opaque, Error **errp)
+{
+    QIONetListener *net = qio_net_listener_new();
+    FtListener *ls;
+
+    qio_net_listener_set_name(net, "ft-listener");
+    if (qio_net_listener_open_sync(net, (SocketAddress *)addr, CALLERS_MAX,
+                                   errp) < 0) {
+        object_unref(OBJECT(net));
+        return NULL;
+    }
+    for (size_t i = 0; i < net->nsioc; i++) {
+        if (address_is_remote(net->sioc[i])) {
+            warn_report("fault tolerance: the connection is neither "
+                        "encrypted nor authenticated; who reaches this port "
+                        "can read and replace the guest, so let it be on a "
+                        "network that is trusted");
+            break;
+        }
+    }
+
+    ls = g_new0(FtListener, 1);
+    ls->refs = 1;
+    ls->net = net;
+    ls->adopt = adopt;
+    ls->pair = pair;
+    ls->opaque = opaque;
+    qemu_mutex_init(&ls->lock);
+    qemu_cond_init(&ls->cond);
+    QTAILQ_INIT(&ls->callers);
+    qio_net_listener_set_client_func(net, listener_accept, ls, NULL);
+    return ls;
+}
+
+void ft_listener_free(FtListener *ls)
+{
+    Caller *c;
+
+    if (!ls) {
+        return;
+    }
+    qio_net_listener_set_client_func(ls->net, NULL, NULL, NULL);
+    qio_net_listener_disconnect(ls->net);
+    object_unref(OBJECT(ls->net));
+    ls->net = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        ls->closing = true;
+        QTAILQ_FOREACH(c, &ls->callers, next) {
+            if (!c->keep) {
+                ft_link_shutdown(c->link);
+            }
+        }
+        qemu_cond_broadcast(&ls->cond);
+    }
+    listener_unref(ls);
+}

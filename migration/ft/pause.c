@@ -1,0 +1,59 @@
+/*
+ * Fault tolerance: stopping the guest for the end of an epoch
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * As vm_stop() and vm_start() do, but without their events and without a
+ * flush of the disks: nobody asked for a stop, and it comes a hundred times
+ * a second.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/seqlock.h"
+#include "block/block.h"
+#include "system/cpus.h"
+#include "system/cpu-timers.h"
+#include "system/cpu-timers-internal.h"
+#include "system/runstate.h"
+#include "pause.h"
+
+void ft_pause_begin(FtPauseState *ps)
+{
+    ps->was_running = runstate_check(RUN_STATE_RUNNING);
+    if (!ps->was_running) {
+        return;
+    }
+    ps->ticks = timers_state.cpu_ticks_offset;
+    ps->clock = timers_state.cpu_clock_offset;
+    /*
+     * The order is what device models rely on: runstate, ticks, vCPUs,
+     * notifiers, then the drain, which completes DMA and so dirties RAM.
+     */
+    runstate_set(RUN_STATE_SAVE_VM);
+    cpu_disable_ticks();
+    pause_all_vcpus();
+    vm_state_notify(false, RUN_STATE_SAVE_VM);
+    bdrv_drain_all();
+}
+
+void ft_pause_end(FtPauseState *ps)
+{
+    if (!ps->was_running) {
+        return;
+    }
+    /*
+     * Give the guest the time of the pause back: with the offsets of before
+     * its clocks go on as if the pause were a moment in which the host did
+     * not schedule it.  The image has them as they stood in the pause.
+     */
+    cpu_enable_ticks();
+    seqlock_write_lock(&timers_state.vm_clock_seqlock,
+                       &timers_state.vm_clock_lock);
+    timers_state.cpu_ticks_offset = ps->ticks;
+    timers_state.cpu_clock_offset = ps->clock;
+    seqlock_write_unlock(&timers_state.vm_clock_seqlock,
+                         &timers_state.vm_clock_lock);
+    runstate_set(RUN_STATE_RUNNING);
+    vm_state_notify(true, RUN_STATE_RUNNING);
+    resume_all_vcpus();
+}

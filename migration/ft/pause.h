@@ -1,0 +1,19 @@
+/*
+ * Fault tolerance: stopping the guest for the end of an epoch
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_FT_PAUSE_H
+#define MIGRATION_FT_PAUSE_H
+
+typedef struct FtPauseState {
+    bool was_running;           /* else the guest stood still anyway */
+    int64_t ticks, clock;       /* the guest's clocks before the pause */
+} FtPauseState;
+
+/* Both: main loop, BQL. */
+void ft_pause_begin(FtPauseState *ps);
+void ft_pause_end(FtPauseState *ps);
+
+#endif
