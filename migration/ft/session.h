@@ -3,14 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- *   commands.c ---> session.c ---> primary.c ---> capture.c, devstate.c
- *   (QMP, HMP)      one object,    epoch loop,    the image of an epoch
- *                   start, stop,   sender and     |
- *                   refusals       ack threads    +--> encode, wire
- *                        |         primary-fsm    |
- *                        +-------> backup.c       +--> link.c (sockets)
- *                                  backup-fsm
- *                                  takeover.c
+ *   commands.c --> session.c --> primary.c --> capture.c, devstate.c, pause.c
+ *   (QMP, HMP)     one object,   epoch loop    the image of an epoch
+ *                  refuse.c      primary-fsm     |
+ *                      |                       sender.c --> encode, wire
+ *                      |                                       |
+ *                      +-------> backup.c                      v
+ *                                backup-fsm <------- link.c, handshake.c,
+ *                                takeover.c          listener.c (sockets)
  *
  * There is at most one FtSession; it is made at the start of protection (or
  * when the backup begins to listen) and freed at the end.  Both sides hang
