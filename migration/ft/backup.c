@@ -34,6 +34,8 @@
 #include "trace.h"
 
 #define BACKUP_FENCE_MS         500
+/* Frames' payloads (1 MiB each) that are kept between epochs. */
+#define BACKUP_STAGE_KEEP       64
 #define BACKUP_DEVICE_MAX       (64 * MiB)
 
 typedef struct Event {
@@ -60,6 +62,7 @@ struct FtBackup {
     FtBak fsm;
     QSIMPLEQ_HEAD(, Event) events;
     GPtrArray *staged;          /* GByteArray: payloads of PAGES frames */
+    unsigned staged_count;      /* so many are in use, the rest is spare */
     GByteArray *devices_open;
     GByteArray *devices;
     uint64_t hashes;
@@ -94,10 +97,22 @@ static bool op_stage_pages(void *opaque, const void *payload, uint32_t len,
                          errp)) {
         return false;
     }
-    copy = g_byte_array_sized_new(len);
+    if (b->staged_count == b->staged->len) {
+        g_ptr_array_add(b->staged, g_byte_array_sized_new(len));
+    }
+    copy = g_ptr_array_index(b->staged, b->staged_count++);
+    g_byte_array_set_size(copy, 0);
     g_byte_array_append(copy, payload, len);
-    g_ptr_array_add(b->staged, copy);
     return true;
+}
+
+/* Forget what is staged; the memory stays for the next epoch, in bounds. */
+static void stage_reset(FtBackup *b)
+{
+    b->staged_count = 0;
+    if (b->staged->len > BACKUP_STAGE_KEEP) {
+        g_ptr_array_set_size(b->staged, BACKUP_STAGE_KEEP);
+    }
 }
 
 static bool write_page(void *opaque, const FtPageRecord *rec, Error **errp)
@@ -171,7 +186,7 @@ static bool op_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
 
     b->applied_pages = 0;
     b->apply_half = end->pages / 2;
-    for (i = 0; i < b->staged->len; i++) {
+    for (i = 0; i < b->staged_count; i++) {
         GByteArray *part = g_ptr_array_index(b->staged, i);
 
         if (!ft_decode_pages(part->data, part->len, &b->table, write_page, b,
@@ -179,7 +194,7 @@ static bool op_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
             return false;
         }
     }
-    g_ptr_array_set_size(b->staged, 0);
+    stage_reset(b);
     b->devices = b->devices_open;
     b->devices_open = was;
     g_byte_array_set_size(b->devices_open, 0);
@@ -190,7 +205,7 @@ static void op_drop_open(void *opaque)
 {
     FtBackup *b = opaque;
 
-    g_ptr_array_set_size(b->staged, 0);
+    stage_reset(b);
     g_byte_array_set_size(b->devices_open, 0);
 }
 
@@ -248,7 +263,14 @@ static void *data_thread(void *opaque)
     rcu_register_thread();
     while (ok && (ret = ft_link_recv(b->data, &f, buf, &bad, &err)) > 0) {
         WITH_QEMU_LOCK_GUARD(&b->lock) {
-            ok = ft_bak_frame(&b->fsm, &f, buf->data, NULL);
+            if (f.type == FT_FRAME_DISARM) {
+                g_autofree char *text = ft_link_text(buf);
+
+                ft_bak_peer_disarm(&b->fsm, text);
+                ok = false;
+            } else {
+                ok = ft_bak_frame(&b->fsm, &f, buf->data, NULL);
+            }
         }
     }
     WITH_QEMU_LOCK_GUARD(&b->lock) {
@@ -277,7 +299,7 @@ static void *control_thread(void *opaque)
 
     rcu_register_thread();
     while (ft_link_recv(b->control, &f, buf, &bad, NULL) > 0) {
-        g_autofree char *text = g_strndup((char *)buf->data, f.length);
+        g_autofree char *text = ft_link_text(buf);
 
         QEMU_LOCK_GUARD(&b->lock);
         if (f.type == FT_FRAME_DISARM) {

@@ -18,22 +18,6 @@
 #include "qapi/error.h"
 #include "link-private.h"
 
-/* What the peer says, safe to print. */
-static char *peer_text(const GByteArray *buf)
-{
-    size_t len = MIN(buf->len, FT_WIRE_TEXT_MAX);
-    char *text = g_malloc(len + 1);
-
-    for (size_t i = 0; i < len; i++) {
-        text[i] = buf->data[i];
-        if (text[i] < 0x20 || text[i] > 0x7e) {
-            text[i] = '?';
-        }
-    }
-    text[len] = 0;
-    return text;
-}
-
 bool ft_hello_recv(FtLink *l, const char *peer, FtFrameType want,
                    GByteArray *buf, bool *silent, Error **errp)
 {
@@ -55,7 +39,7 @@ bool ft_hello_recv(FtLink *l, const char *peer, FtFrameType want,
         return false;
     }
     if (f.type == FT_FRAME_ERROR) {
-        g_autofree char *text = peer_text(buf);
+        g_autofree char *text = ft_link_text(buf);
 
         error_setg(errp, "the %s refused: %s", peer, text);
         return false;
@@ -82,7 +66,7 @@ static bool hello_send(FtLink *l, FtFrameType type, const void *payload,
     }
     if (ft_link_recv(l, &f, buf, &bad, NULL) == 1 &&
         f.type == FT_FRAME_ERROR) {
-        g_autofree char *text = peer_text(buf);
+        g_autofree char *text = ft_link_text(buf);
 
         error_setg(errp, "the backup refused: %s", text);
         error_free(err);

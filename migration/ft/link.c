@@ -436,3 +436,18 @@ FtLink *ft_link_connect_until(const SocketAddress *addr, int64_t deadline,
     connecting_unref(c);
     return l;
 }
+
+char *ft_link_text(const GByteArray *buf)
+{
+    size_t len = MIN(buf->len, FT_WIRE_TEXT_MAX);
+    char *text = g_malloc(len + 1);
+
+    for (size_t i = 0; i < len; i++) {
+        text[i] = buf->data[i];
+        if (text[i] < 0x20 || text[i] > 0x7e) {
+            text[i] = '?';
+        }
+    }
+    text[len] = 0;
+    return text;
+}

@@ -155,7 +155,7 @@ static void *acker_thread(void *opaque)
 
     rcu_register_thread();
     while ((ret = ft_link_recv(p->control, &f, buf, &bad, &err)) > 0) {
-        g_autofree char *text = g_strndup((char *)buf->data, f.length);
+        g_autofree char *text = ft_link_text(buf);
 
         if (f.type == FT_FRAME_ACK) {
             primary_post(p, EV_ACK, f.epoch, NULL);
@@ -309,6 +309,8 @@ static void op_send_disarm(void *opaque, const char *reason)
 
     if (p->control) {
         ft_link_try_send(p->control, FT_FRAME_DISARM, 0, reason);
+        /* On both: one of them may be what was lost. */
+        ft_link_try_send(p->data, FT_FRAME_DISARM, 0, reason);
     }
 }
 

@@ -165,6 +165,10 @@ int ft_link_recv(FtLink *l, FtFrame *f, GByteArray *buf, bool *bad,
 
 uint64_t ft_link_bytes_sent(FtLink *l);
 
+/* The text that a frame's payload is: never NULL, cut to FT_WIRE_TEXT_MAX
+ * bytes, with nothing in it that a terminal would obey.  To be freed. */
+char *ft_link_text(const GByteArray *buf);
+
 /*
  * ft_link_open_pair: the primary's side of the handshake: data and control
  * connection to @addr, HELLO/WELCOME on each, MACHINE/READY on data.  No BQL,

@@ -39,7 +39,8 @@ typedef enum FtFrameType {
     FT_FRAME_EPOCH_END = 10,    /* FtEpochEnd: the epoch is complete */
     /* control channel */
     FT_FRAME_ACK = 16,          /* b->p: epoch received whole */
-    FT_FRAME_DISARM = 17,       /* both: orderly end, do not take over */
+    FT_FRAME_DISARM = 17,       /* both: orderly end, do not take over;
+                                 * the primary says it on data, too */
     FT_FRAME_FAILOVER = 18,     /* b->p: stop for good, I take over */
     FT_FRAME_FENCED = 19,       /* p->b: I have stopped for good */
     /* either channel */
