@@ -443,6 +443,8 @@ static void setup_done(void *opaque)
     p->data = g_steal_pointer(&su->data);
     p->control = g_steal_pointer(&su->control);
     setup_free(su);
+    /* In the first copy no acknowledgement is due that could be late. */
+    ft_link_set_timeout(p->data, p->params.ack_timeout_ms);
 
     p->sender = ft_sender_new(p->data, p->capture, &sender_ops, p);
     qemu_thread_create(&p->acker, "ft-ack", acker_thread, p,

@@ -68,3 +68,19 @@ def test_guest_keeps_running(make_pair):
     times = [when for when, _, _ in pair.cable.seen]
     assert max(b - a for a, b in zip(times, times[1:])) < 2.0
     pair.cable.check()
+
+
+def test_backup_hangs(make_pair):
+    """Would catch a first copy that waits for ever for a backup that does
+    not read any more: no epoch is in flight yet, so that no acknowledgement
+    is late. The memory is large enough to be on its way for a while."""
+    pair = make_pair(memory='2G', params={'ft-ack-timeout-ms': 500})
+    pair.start()
+    since = pair.protect(wait=False)
+    pair.primary.wait_state('sync', since=since)
+    pair.backup.kill(signal.SIGSTOP)
+    assert pair.primary.query()['state'] == 'sync'
+    pair.primary.wait_state('inactive', since=since, timeout=10)
+    pair.goes_on()
+    pair.backup.kill(signal.SIGKILL)
+    pair.cable.check()
