@@ -96,6 +96,7 @@ patch-stat:
 guest:
 	@if [ -x scripts/guest/build ]; then scripts/guest/build; else \
 	    echo "guest: no scripts/guest/build in this tree"; fi
+	@if [ -x scripts/guest/disk ]; then scripts/guest/disk; fi
 	+@if [ -f tests/guest/bare/Makefile ]; then \
 	    $(MAKE) --no-print-directory -C tests/guest/bare; else \
 	    echo "guest: no tests/guest/bare in this tree"; fi

@@ -18,6 +18,16 @@
 #ifdef CONFIG_CUJU
 
 /*
+ * ft_block_parked: is @error (an errno) that of a request which its device
+ * is to keep and submit again, whatever the drive's error policy, and without
+ * a word to anybody?  See block/ft-journal.h.  Any thread.
+ */
+static inline bool ft_block_parked(int error)
+{
+    return error == ERESTART;
+}
+
+/*
  * ft_hmp_migrate: take an HMP "migrate" that is meant for fault tolerance:
  * with -c, or with the capability cuju-ft on.
  * Returns true when it was; whatever there is to say has been printed.
@@ -56,6 +66,11 @@ void hmp_cuju_migrate_cancel(Monitor *mon, const QDict *qdict);
 void hmp_info_ft(Monitor *mon, const QDict *qdict);
 
 #else
+
+static inline bool ft_block_parked(int error)
+{
+    return false;
+}
 
 static inline bool ft_hmp_migrate(Monitor *mon, const QDict *qdict)
 {

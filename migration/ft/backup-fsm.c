@@ -47,6 +47,8 @@ static void bak_reset_open(FtBak *b)
     b->open_pages = 0;
     b->open_page_bytes = 0;
     b->open_device_bytes = 0;
+    b->open_journal_bytes = 0;
+    b->open_records = 0;
 }
 
 static void bak_discard(FtBak *b, bool orderly, const char *reason)
@@ -139,6 +141,37 @@ static bool bak_devices(FtBak *b, const FtFrame *f, const void *payload,
     return b->ops->stage_devices(b->opaque, payload, f->length, errp);
 }
 
+static bool bak_journal(FtBak *b, const FtFrame *f, const void *payload,
+                        Error **errp)
+{
+    uint64_t records = 0;
+
+    if (f->length > b->params.max_journal_bytes - b->open_journal_bytes) {
+        error_setg(errp, "epoch %" PRIu64 " has more than %" PRIu64
+                   " bytes of disk writes, the limit that was agreed on",
+                   f->epoch, b->params.max_journal_bytes);
+        return false;
+    }
+    if (!b->ops->stage_journal(b->opaque, payload, f->length, &records,
+                               errp)) {
+        return false;
+    }
+    b->open_journal_bytes += f->length;
+    b->open_records += records;
+    return true;
+}
+
+static bool bak_samples(FtBak *b, const FtFrame *f, const void *payload,
+                        Error **errp)
+{
+    if (b->state != FT_BAK_SYNC) {
+        error_setg(errp, "samples of images came after the first copy was "
+                   "over");
+        return false;
+    }
+    return b->ops->samples(b->opaque, payload, f->length, errp);
+}
+
 static bool bak_epoch_end(FtBak *b, const FtFrame *f, const void *payload,
                           Error **errp)
 {
@@ -157,6 +190,21 @@ static bool bak_epoch_end(FtBak *b, const FtFrame *f, const void *payload,
                    end.device_bytes);
         return false;
     }
+    if (end.journal_bytes != b->open_journal_bytes ||
+        end.journal_records != b->open_records) {
+        error_setg(errp, "epoch %" PRIu64 " is torn: got %" PRIu64 " disk "
+                   "writes in %" PRIu64 " bytes, the primary sent %" PRIu64
+                   " in %" PRIu64, f->epoch, b->open_records,
+                   b->open_journal_bytes, end.journal_records,
+                   end.journal_bytes);
+        return false;
+    }
+    if (end.on_disk >= f->epoch || end.on_disk < b->on_disk) {
+        error_setg(errp, "epoch %" PRIu64 " says that epoch %" PRIu64 " is "
+                   "on the primary's disks; before it was %" PRIu64,
+                   f->epoch, end.on_disk, b->on_disk);
+        return false;
+    }
     if (!end.device_bytes) {
         error_setg(errp, "epoch %" PRIu64 " has no device state", f->epoch);
         return false;
@@ -168,6 +216,7 @@ static bool bak_epoch_end(FtBak *b, const FtFrame *f, const void *payload,
      * must not end in a takeover.
      */
     b->committed = f->epoch;
+    b->on_disk = end.on_disk;
     b->guest_running = f->flags & FT_FLAG_RUNNING;
     b->bad_image = true;
     b->ops->ack(b->opaque, f->epoch);
@@ -203,6 +252,10 @@ bool ft_bak_frame(FtBak *b, const FtFrame *f, const void *payload,
         ok = bak_pages(b, f, payload, &err);
     } else if (f->type == FT_FRAME_DEVICES) {
         ok = bak_devices(b, f, payload, &err);
+    } else if (f->type == FT_FRAME_JOURNAL) {
+        ok = bak_journal(b, f, payload, &err);
+    } else if (f->type == FT_FRAME_SAMPLES) {
+        ok = bak_samples(b, f, payload, &err);
     } else if (f->type == FT_FRAME_EPOCH_END) {
         ok = bak_epoch_end(b, f, payload, &err);
     } else {

@@ -10,6 +10,8 @@
  *  event            SYNC                 STANDBY
  *  PAGES, sync      apply at once        protocol error
  *  PAGES, DEVICES   stage                stage
+ *  JOURNAL          stage                stage
+ *  SAMPLES          keep                 protocol error
  *  EPOCH_END        check, ack, apply    check, ack, apply
  *  bad frame        DISCARDED            takeover of the committed epoch is
  *                                        NOT done: DISCARDED (see below)
@@ -60,6 +62,7 @@ typedef struct FtBakParams {
                                  * twice FT_PRI_GRACE_US and a round trip */
     uint64_t max_stage_bytes;   /* PAGES payload of one epoch */
     uint64_t max_device_bytes;  /* DEVICES payload of one epoch */
+    uint64_t max_journal_bytes; /* JOURNAL payload of one epoch */
 } FtBakParams;
 
 typedef struct FtBakOps {
@@ -73,6 +76,13 @@ typedef struct FtBakOps {
                       Error **errp);
     bool (*stage_devices)(void *opaque, const void *payload, uint32_t len,
                           Error **errp);
+    /* Keep the disk records for the open epoch, as with pages. */
+    bool (*stage_journal)(void *opaque, const void *payload, uint32_t len,
+                          uint64_t *records, Error **errp);
+    /* Samples of the primary's images, to be compared with one's own before
+     * epoch 1 is applied. */
+    bool (*samples)(void *opaque, const void *payload, uint32_t len,
+                    Error **errp);
     /* The epoch is whole and checked: say so to the primary.  A failed send
      * is no error here, the link's loss will tell. */
     void (*ack)(void *opaque, uint64_t epoch);
@@ -101,6 +111,9 @@ typedef struct FtBak {
     uint64_t open_pages;
     uint64_t open_page_bytes;
     uint64_t open_device_bytes;
+    uint64_t open_journal_bytes;
+    uint64_t open_records;
+    uint64_t on_disk;           /* last epoch on the primary's disks */
     bool data_lost;
     bool control_lost;
     bool fencing;               /* the control connection's word is waited

@@ -37,6 +37,8 @@
 /* Frames' payloads (1 MiB each) that are kept between epochs. */
 #define BACKUP_STAGE_KEEP       64
 #define BACKUP_DEVICE_MAX       (64 * MiB)
+/* When to say that an image is still locked. */
+#define BACKUP_LOCK_TELL_MS     1000
 
 typedef struct Event {
     enum { EV_STATE, EV_TAKEOVER, EV_DISCARD } kind;
@@ -52,11 +54,14 @@ struct FtBackup {
     FtMachine *machine;
     FtBlockTable table;
     FtLink *data, *control;
+    FtDisks *disks;
     QEMUBH *bh;
     QEMUTimer *timer;
     QemuThread data_thread, control_thread;
     bool threads;
     int64_t takeover_began;
+    QEMUTimer *lock_timer;      /* to look for the lock of an image again */
+    bool lock_told;
 
     QemuMutex lock;             /* all below */
     FtBak fsm;
@@ -65,6 +70,7 @@ struct FtBackup {
     unsigned staged_count;      /* so many are in use, the rest is spare */
     GByteArray *devices_open;
     GByteArray *devices;
+    FtRecords journal;          /* of the open epoch */
     uint64_t hashes;
     uint64_t applied_pages;     /* of the epoch that is being applied */
     uint64_t apply_half;
@@ -151,12 +157,46 @@ static bool op_stage_devices(void *opaque, const void *payload, uint32_t len,
     return true;
 }
 
-static void op_ack(void *opaque, uint64_t epoch)
+static bool add_record(void *opaque, FtRecord *r, Error **errp)
 {
     FtBackup *b = opaque;
 
+    ft_records_add(&b->journal, r);
+    ft_record_unref(r);
+    return true;
+}
+
+static bool op_stage_journal(void *opaque, const void *payload, uint32_t len,
+                             uint64_t *records, Error **errp)
+{
+    FtBackup *b = opaque;
+    const uint64_t *length;
+    unsigned count;
+
+    length = ft_disks_lengths(b->disks, &count);
+    return ft_record_decode(payload, len, length, count, add_record, b,
+                            records, errp);
+}
+
+static bool op_samples(void *opaque, const void *payload, uint32_t len,
+                       Error **errp)
+{
+    FtBackup *b = opaque;
+
+    ft_disks_samples(b->disks, payload, len);
+    return true;
+}
+
+static void op_ack(void *opaque, uint64_t epoch)
+{
+    FtBackup *b = opaque;
+    uint8_t settled[FT_ACK_SIZE];
+    uint64_t own = ft_disks_settled(b->disks);
+
     ft_inject(FT_FAULT_POINT_BEFORE_ACK);
-    ft_link_send(b->control, FT_FRAME_ACK, 0, epoch, NULL, 0, NULL);
+    stq_be_p(settled, own);
+    ft_link_send(b->control, FT_FRAME_ACK, 0, epoch, settled,
+                 own == UINT64_MAX ? 0 : sizeof(settled), NULL);
     ft_inject(FT_FAULT_POINT_AFTER_ACK);
 }
 
@@ -195,6 +235,7 @@ static bool op_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
         }
     }
     stage_reset(b);
+    ft_disks_commit(b->disks, epoch, &b->journal, end->on_disk);
     b->devices = b->devices_open;
     b->devices_open = was;
     g_byte_array_set_size(b->devices_open, 0);
@@ -207,6 +248,7 @@ static void op_drop_open(void *opaque)
 
     stage_reset(b);
     g_byte_array_set_size(b->devices_open, 0);
+    ft_records_clear(&b->journal);
 }
 
 static void op_send_failover(void *opaque)
@@ -240,6 +282,8 @@ static const FtBakOps backup_ops = {
     .stage_pages = op_stage_pages,
     .apply_now = op_apply_now,
     .stage_devices = op_stage_devices,
+    .stage_journal = op_stage_journal,
+    .samples = op_samples,
     .ack = op_ack,
     .apply = op_apply,
     .drop_open = op_drop_open,
@@ -338,15 +382,43 @@ static void stop_threads(FtBackup *b)
     }
 }
 
+/*
+ * The lock of an image is still held, by a primary that dies just now, or
+ * hangs. Nobody may write beside it, so this goes on for as long as it takes.
+ */
+static void wait_for_lock(FtBackup *b, const char *who)
+{
+    int64_t waited = ft_now_us() - b->takeover_began;
+
+    if (waited > BACKUP_LOCK_TELL_MS * 1000 && !b->lock_told) {
+        g_autofree char *msg =
+            g_strdup_printf("waits for the lock of the image of %s: the "
+                            "primary, or some other process, still has it "
+                            "open; end that", who);
+
+        b->lock_told = true;
+        warn_report("ft: takeover %s", msg);
+        ft_session_state(FT_ROLE_BACKUP, FT_STATE_TAKEOVER, msg);
+    }
+    timer_mod_ns(b->lock_timer, (ft_now_us() + (b->lock_told ? 50000 : 1000)) *
+                                SCALE_US);
+}
+
 static void go_on(FtBackup *b)
 {
+    g_autofree char *who = NULL;
     Error *err = NULL;
     bool ok;
 
     stop_threads(b);
     ft_listener_free(b->listener);
     b->listener = NULL;
-    ok = ft_takeover_run(b->devices->data, b->devices->len,
+    ok = ft_disks_take_over(b->disks, &who, &err);
+    if (!ok && !err) {
+        wait_for_lock(b, who);
+        return;
+    }
+    ok = ok && ft_takeover_run(b->devices->data, b->devices->len,
                          b->fsm.guest_running, &err);
     if (ok) {
         ft_session_takeover_us(ft_now_us() - b->takeover_began);
@@ -397,6 +469,11 @@ static void backup_timer(void *opaque)
     backup_timer_set(opaque);
 }
 
+static void lock_timer(void *opaque)
+{
+    go_on(opaque);
+}
+
 static Event *next_event(FtBackup *b)
 {
     Event *ev;
@@ -438,22 +515,65 @@ static bool backup_adopt(void *opaque, const char *text, size_t len,
                          Error **errp)
 {
     FtBackup *b = opaque;
+    const char *drives = memmem(text, len, "\n" FT_DISKS_MARK,
+                                strlen("\n" FT_DISKS_MARK));
 
-    return ft_machine_adopt(b->machine, text, len, errp);
+    if (!drives) {
+        error_setg(errp, "the primary does not describe its drives");
+        return false;
+    }
+    drives++;
+    if (!ft_machine_adopt(b->machine, text, drives - text, errp)) {
+        return false;
+    }
+    drives += strlen(FT_DISKS_MARK);
+    ft_disks_free(b->disks);
+    b->disks = ft_disks_adopt(drives, text + len - drives, errp);
+    return b->disks;
+}
+
+static void disks_failed(void *opaque, const char *reason)
+{
+    FtBackup *b = opaque;
+
+    WITH_QEMU_LOCK_GUARD(&b->lock) {
+        ft_bak_frame_bad(&b->fsm, reason);
+    }
+}
+
+static const FtDisksOps disks_ops = {
+    .failed = disks_failed,
+};
+
+static void backup_disk(void *opaque, uint32_t drive, QIOChannelSocket *sioc)
+{
+    FtBackup *b = opaque;
+
+    ft_disks_copy_accept(b->disks, drive, sioc);
 }
 
 static void backup_pair(void *opaque, FtLink *data, FtLink *control,
                         const FtHello *hello)
 {
     FtBackup *b = opaque;
+    Error *err = NULL;
+    unsigned drives;
 
     memcpy(&b->session->uuid, hello->session, sizeof(hello->session));
     b->data = data;
     b->control = control;
     b->table = (FtBlockTable) { b->machine->count, b->machine->length };
     WITH_QEMU_LOCK_GUARD(&b->lock) {
+        b->fsm.params.max_journal_bytes = ft_disks_journal_max(b->disks);
         ft_bak_connected(&b->fsm);
+        if (!ft_disks_start(b->disks, &disks_ops, b, &err)) {
+            ft_bak_frame_bad(&b->fsm, error_get_pretty(err));
+            error_free(err);
+            return;
+        }
     }
+    ft_disks_lengths(b->disks, &drives);
+    ft_listener_expect_disks(b->listener, drives, backup_disk, b);
     b->threads = true;
     qemu_thread_create(&b->data_thread, "ft-data", data_thread, b,
                        QEMU_THREAD_JOINABLE);
@@ -472,11 +592,13 @@ FtBackup *ft_backup_new(FtSession *s, const SocketAddress *addr,
     QSIMPLEQ_INIT(&b->events);
     b->bh = aio_bh_new(iohandler_get_aio_context(), backup_bh, b);
     b->timer = timer_new_ns(QEMU_CLOCK_REALTIME, backup_timer, b);
+    b->lock_timer = timer_new_ns(QEMU_CLOCK_REALTIME, lock_timer, b);
     b->machine = ft_machine_new();
     b->staged = g_ptr_array_new_with_free_func(
         (GDestroyNotify)g_byte_array_unref);
     b->devices = g_byte_array_new();
     b->devices_open = g_byte_array_new();
+    ft_records_init(&b->journal);
     params = (FtBakParams) {
         .fence_timeout_us = BACKUP_FENCE_MS * 1000,
         /* every page once, raw, and the slack at the frames' ends */
@@ -506,6 +628,7 @@ void ft_backup_free(FtBackup *b)
     ft_listener_free(b->listener);
     qemu_bh_delete(b->bh);
     timer_free(b->timer);
+    timer_free(b->lock_timer);
     if (b->data) {
         ft_link_unref(b->data);
         ft_link_unref(b->control);
@@ -514,6 +637,8 @@ void ft_backup_free(FtBackup *b)
     g_ptr_array_free(b->staged, true);
     g_byte_array_free(b->devices, true);
     g_byte_array_free(b->devices_open, true);
+    ft_records_destroy(&b->journal);
+    ft_disks_free(b->disks);
     QSIMPLEQ_FOREACH_SAFE(ev, &b->events, next, next) {
         g_free(ev->text);
         g_free(ev);
@@ -544,6 +669,9 @@ void ft_backup_disarm(FtBackup *b, const char *reason)
 
 void ft_backup_query(FtBackup *b, FtStatus *st)
 {
+    if (b->disks) {
+        ft_disks_query(b->disks, st);
+    }
     QEMU_LOCK_GUARD(&b->lock);
     st->has_epoch = st->has_committed = true;
     st->epoch = b->fsm.committed;

@@ -8,13 +8,16 @@
 #include "migration/ft.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
+#include "qapi/clone-visitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-ft.h"
 #include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-visit-ft.h"
 #include "qapi/util.h"
 #include "qemu/cutils.h"
 #include "qemu/sockets.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "system/runstate.h"
 #include "../migration.h"
 #include "../options.h"
@@ -69,6 +72,21 @@ static void params_changed(void)
     }
 }
 
+static void set_disks(FtDisksParams *d, FtParameters *a)
+{
+    d->journal_size = a->has_ft_journal_size ? a->ft_journal_size
+                                             : d->journal_size;
+    d->all.storage = a->has_ft_storage ? a->ft_storage : d->all.storage;
+    d->all.copy = a->has_ft_copy ? a->ft_copy : d->all.copy;
+    d->all.flush = a->has_ft_flush ? a->ft_flush : d->all.flush;
+    if (a->has_ft_drives) {
+        qapi_free_FtDriveOptionsList(d->drives);
+        d->drives = QAPI_CLONE(FtDriveOptionsList, a->ft_drives);
+    }
+    d->drain_reads = a->has_x_ft_drain_reads ? a->x_ft_drain_reads
+                                             : d->drain_reads;
+}
+
 void qmp_ft_set_parameters(FtParameters *a, Error **errp)
 {
     FtParams *p = ft_params();
@@ -82,7 +100,9 @@ void qmp_ft_set_parameters(FtParameters *a, Error **errp)
         !check_range("ft-hold-packets", a->has_ft_hold_packets,
                      a->ft_hold_packets, 1, 1000000, errp) ||
         !check_range("ft-hold-bytes", a->has_ft_hold_bytes,
-                     a->ft_hold_bytes, 65536, 1073741824, errp)) {
+                     a->ft_hold_bytes, 65536, 1073741824, errp) ||
+        !check_range("ft-journal-size", a->has_ft_journal_size,
+                     a->ft_journal_size, 16 * MiB, 64 * GiB, errp)) {
         return;
     }
 
@@ -94,6 +114,7 @@ void qmp_ft_set_parameters(FtParameters *a, Error **errp)
     p->hold_packets = a->has_ft_hold_packets ? a->ft_hold_packets
                                              : p->hold_packets;
     p->hold_bytes = a->has_ft_hold_bytes ? a->ft_hold_bytes : p->hold_bytes;
+    set_disks(&p->disks, a);
     params_changed();
 }
 
@@ -114,6 +135,16 @@ FtParameters *qmp_query_ft_parameters(Error **errp)
     a->ft_hold_packets = p->hold_packets;
     a->has_ft_hold_bytes = true;
     a->ft_hold_bytes = p->hold_bytes;
+    a->has_ft_journal_size = true;
+    a->ft_journal_size = p->disks.journal_size;
+    a->has_ft_storage = a->has_ft_copy = a->has_ft_flush = true;
+    a->ft_storage = p->disks.all.storage;
+    a->ft_copy = p->disks.all.copy;
+    a->ft_flush = p->disks.all.flush;
+    a->has_ft_drives = true;
+    a->ft_drives = QAPI_CLONE(FtDriveOptionsList, p->disks.drives);
+    a->has_x_ft_drain_reads = true;
+    a->x_ft_drain_reads = p->disks.drain_reads;
     return a;
 }
 
@@ -367,9 +398,28 @@ static void print_histogram(Monitor *mon, const char *name,
                    h->max / 1e3);
 }
 
+static void print_drive(Monitor *mon, const FtDriveStatus *d)
+{
+    monitor_printf(mon, "drive %s: %s, flush=%s, on disk up to epoch %" PRIu64
+                   ", %" PRIu64 " writes (%" PRIu64 " bytes) in the journal\n",
+                   d->drive, FtStorage_str(d->storage),
+                   FtFlushMode_str(d->flush), d->settled, d->journal_records,
+                   d->journal_bytes);
+    if (d->has_copied && d->to_copy) {
+        monitor_printf(mon, "  first copy: %" PRIu64 " %% of %" PRIu64
+                       " MiB\n", d->copied * 100 / d->to_copy,
+                       (uint64_t)(d->to_copy / MiB));
+    }
+    if (d->error) {
+        monitor_printf(mon, "  cannot be written: %s; tried again each "
+                       "second\n", d->error);
+    }
+}
+
 void hmp_info_ft(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(FtStatus) st = qmp_query_ft(&error_abort);
+    FtDriveStatusList *d;
 
     monitor_printf(mon, "role: %s\n", FtRole_str(st->role));
     monitor_printf(mon, "state: %s\n", FtState_str(st->state));
@@ -444,6 +494,16 @@ void hmp_info_ft(Monitor *mon, const QDict *qdict)
     }
     if (st->has_wire_bytes) {
         monitor_printf(mon, "wire: %" PRIu64 " bytes\n", st->wire_bytes);
+    }
+    if (st->has_journal_bytes) {
+        monitor_printf(mon, "journal: %" PRIu64 " of %" PRIu64 " bytes, peak %"
+                       PRIu64 ", writes slowed %" PRIu64 ", stalled %" PRIu64
+                       "\n", st->journal_bytes, st->journal_size,
+                       st->journal_peak, st->slowed_writes,
+                       st->stalled_writes);
+    }
+    for (d = st->drives; d; d = d->next) {
+        print_drive(mon, d->value);
     }
     if (st->has_hashes_checked) {
         monitor_printf(mon, "hashes checked: %" PRIu64 "\n",

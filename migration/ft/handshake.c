@@ -8,8 +8,10 @@
  *   data      primary: HELLO               backup: WELCOME with a token
  *             primary: MACHINE             backup: READY
  *   control   primary: HELLO with it       backup: WELCOME
+ *   disk      primary: HELLO with it       backup: WELCOME, then NBD
  *
- * An ERROR frame with a text can stand for each answer.
+ * An ERROR frame with a text can stand for each answer.  There is a disk
+ * connection for each drive that is copied, at any time in the session.
  *
  * The backup's side is in listener.c.
  */
@@ -94,9 +96,11 @@ static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
         error_setg(errp, "the backup answers for another session");
         return false;
     }
-    if (welcome->channel != hello->channel) {
-        error_setg(errp, "the backup answers for channel %d instead of %d",
-                   welcome->channel, hello->channel);
+    if (welcome->channel != hello->channel ||
+        welcome->drive != hello->drive) {
+        error_setg(errp, "the backup answers for channel %d, drive %" PRIu32
+                   " instead of channel %d, drive %" PRIu32, welcome->channel,
+                   welcome->drive, hello->channel, hello->drive);
         return false;
     }
     if (welcome->features & ~hello->features) {
@@ -116,7 +120,7 @@ static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
 bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
                        uint64_t features, const char *fingerprint,
                        int timeout_ms, FtLink **data, FtLink **control,
-                       Error **errp)
+                       uint8_t token[16], Error **errp)
 {
     g_autoptr(GByteArray) buf = g_byte_array_new();
     size_t len = strlen(fingerprint);
@@ -160,6 +164,7 @@ bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
     c->deadline = 0;
     *data = d;
     *control = c;
+    memcpy(token, welcome.token, sizeof(welcome.token));
     return true;
 
 fail:
@@ -172,4 +177,55 @@ fail:
     ft_link_unref(d);
     ft_link_unref(c);
     return false;
+}
+
+QIOChannelSocket *ft_link_open_disk(const SocketAddress *addr,
+                                    const QemuUUID *session,
+                                    const uint8_t token[16], uint32_t drive,
+                                    int timeout_ms, Error **errp)
+{
+    ERRP_GUARD();
+    int64_t deadline = FT_LINK_FOREVER;
+    QIOChannelSocket *sioc = NULL;
+    FtHello hello = {
+        .channel = FT_CHANNEL_DISK,
+        .page_size = FT_PAGE_SIZE,
+        .drive = drive,
+    };
+    FtHello welcome;
+    FtLink *l;
+    int ret;
+
+    memcpy(hello.session, session->data, sizeof(hello.session));
+    memcpy(hello.token, token, sizeof(hello.token));
+    if (timeout_ms > 0) {
+        deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
+    }
+
+    l = ft_link_connect_until(addr, deadline, errp);
+    if (!l || !hello_exchange(l, &hello, &welcome, errp)) {
+        goto out;
+    }
+    /*
+     * NBD's server speaks first.  With its greeting here, the backup's main
+     * loop has taken the connection over, and what follows is quick.
+     */
+    ret = ft_link_wait_readable(l, deadline);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "the backup does not serve the drive");
+        goto out;
+    }
+    sioc = l->sioc;
+    object_ref(OBJECT(sioc));
+    qio_channel_set_name(QIO_CHANNEL(sioc), "ft-disk");
+
+out:
+    if (*errp) {
+        error_prepend(errp, "connection for drive %" PRIu32 ": ", drive);
+    }
+    if (l && !sioc) {
+        ft_link_shutdown(l);
+    }
+    ft_link_unref(l);
+    return sioc;
 }

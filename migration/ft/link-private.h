@@ -30,6 +30,9 @@ struct FtLink {
  */
 ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline);
 
+/* Wait until there is something to read, or the end.  0, negative errno. */
+int ft_link_wait_readable(FtLink *l, int64_t deadline);
+
 /* Connect until @deadline, which then holds for the handshake, too. */
 FtLink *ft_link_connect_until(const SocketAddress *addr, int64_t deadline,
                               Error **errp);

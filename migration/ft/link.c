@@ -130,6 +130,11 @@ ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline)
     }
 }
 
+int ft_link_wait_readable(FtLink *l, int64_t deadline)
+{
+    return link_wait(l, POLLIN, deadline);
+}
+
 static void link_read_error(FtLink *l, int err, Error **errp)
 {
     if (qatomic_read(&l->down)) {

@@ -11,10 +11,13 @@
  *     +---------------------+
  *
  * The data channel's thread does CHECKING and waits in ADOPTED; the control
- * channel's does the rest.  Locks: BQL, then FtListener.lock; a caller's
- * thread holds none of its own when it takes the BQL.  Nobody waits for these
- * threads: each has a reference to the listener, and `closing`, which only
- * changes with both locks held, tells them that the callbacks are gone.
+ * channel's does the rest.  Once TAKEN, only disk connections that show the
+ * pair's token are let in, one for each expected drive.
+ *
+ * Locks: BQL, then FtListener.lock; a caller's thread holds none of its own
+ * when it takes the BQL.  Nobody waits for these threads: each has a reference
+ * to the listener, and `closing`, which only changes with both locks held,
+ * tells them that the callbacks are gone.
  */
 
 #include "qemu/osdep.h"
@@ -22,6 +25,7 @@
 #include "crypto/random.h"
 #include "io/net-listener.h"
 #include "qemu/atomic.h"
+#include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
@@ -69,7 +73,22 @@ struct FtListener {
     FtHello hello;              /* of its data connection, with the token */
     FtLink *data;               /* TAKEN: on their way to pair() */
     FtLink *control;
+
+    /* Changed with the BQL, too. */
+    unsigned disk_round;        /* calls of expect_disks(), 0: none yet */
+    unsigned disks;             /* how many are expected */
+    unsigned long *disk_seen;   /* [disks], which have come */
+    FtDiskFn *disk_fn;
+    void *disk_opaque;
 };
+
+/* A disk connection on its way to the main loop. */
+typedef struct Disk {
+    FtListener *ls;
+    unsigned round;
+    uint32_t drive;
+    QIOChannelSocket *sioc;
+} Disk;
 
 static FtListener *listener_ref(FtListener *ls)
 {
@@ -83,6 +102,7 @@ static void listener_unref(FtListener *ls)
         return;
     }
     assert(QTAILQ_EMPTY(&ls->callers) && !ls->data && !ls->control);
+    g_free(ls->disk_seen);
     qemu_cond_destroy(&ls->cond);
     qemu_mutex_destroy(&ls->lock);
     g_free(ls);
@@ -100,6 +120,26 @@ static bool listener_busy(FtListener *ls, Error **errp)
         return true;
     }
     return false;
+}
+
+/* In a time that says nothing about where they differ. */
+static bool token_equal(const uint8_t *a, const uint8_t *b)
+{
+    uint8_t diff = 0;
+
+    for (size_t i = 0; i < sizeof_field(FtHello, token); i++) {
+        diff |= a[i] ^ b[i];
+    }
+    return diff == 0;
+}
+
+/* Does @hello belong to the data connection?  Called with the lock held. */
+static bool listener_knows(FtListener *ls, const FtHello *hello)
+{
+    return (ls->state == PAIR_ADOPTED || ls->state == PAIR_PAIRING ||
+            ls->state == PAIR_TAKEN) &&
+           token_equal(hello->token, ls->hello.token) &&
+           !memcmp(hello->session, ls->hello.session, sizeof(hello->session));
 }
 
 /* Main loop: the pair is complete. */
@@ -123,6 +163,38 @@ static void listener_pair_bh(void *opaque)
         ls->pair(ls->opaque, data, control, &ls->hello);
     }
     listener_unref(ls);
+}
+
+/* Main loop: a disk connection has been let in. */
+static void listener_disk_bh(void *opaque)
+{
+    Disk *disk = opaque;
+    FtListener *ls = disk->ls;
+    bool wanted;
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        wanted = !ls->closing && disk->round == ls->disk_round;
+    }
+    if (wanted) {
+        ls->disk_fn(ls->disk_opaque, disk->drive, disk->sioc);
+    }
+    object_unref(OBJECT(disk->sioc));
+    g_free(disk);
+    listener_unref(ls);
+}
+
+void ft_listener_expect_disks(FtListener *ls, unsigned drives, FtDiskFn *fn,
+                              void *opaque)
+{
+    GLOBAL_STATE_CODE();
+    QEMU_LOCK_GUARD(&ls->lock);
+    ls->disk_round++;
+    ls->disks = drives;
+    ls->disk_fn = fn;
+    ls->disk_opaque = opaque;
+    g_free(ls->disk_seen);
+    ls->disk_seen = drives ? bitmap_new(drives) : NULL;
+    qemu_cond_broadcast(&ls->cond);
 }
 
 /* Has the peer hung up?  What it may have sent stays where it is. */
@@ -243,10 +315,7 @@ static bool caller_control(Caller *c, FtHello *hello, Error **errp)
         if (listener_busy(ls, errp)) {
             return false;
         }
-        if (ls->state != PAIR_ADOPTED ||
-            memcmp(hello->session, ls->hello.session,
-                   sizeof(hello->session)) ||
-            memcmp(hello->token, ls->hello.token, sizeof(hello->token))) {
+        if (ls->state != PAIR_ADOPTED || !listener_knows(ls, hello)) {
             error_setg(errp, "there is no data connection that this control "
                        "connection belongs to");
             return false;
@@ -281,6 +350,92 @@ static bool caller_control(Caller *c, FtHello *hello, Error **errp)
     return ok;
 }
 
+/*
+ * Wait until it is known which disks are expected: the primary may be faster
+ * than our main loop.  Called with the lock held.
+ */
+static bool caller_wait_disks(Caller *c, const FtHello *hello, Error **errp)
+{
+    FtListener *ls = c->ls;
+
+    for (;;) {
+        if (ls->closing) {
+            error_setg(errp, "this backup does not listen any more");
+            return false;
+        }
+        if (ls->state < PAIR_PAIRING || !listener_knows(ls, hello)) {
+            error_setg(errp, "there is no session that this disk connection "
+                       "belongs to");
+            return false;
+        }
+        if (ls->state == PAIR_TAKEN && ls->disk_round) {
+            return true;
+        }
+        if (link_dead(c->link)) {
+            error_setg(errp, "the primary has closed the connection");
+            return false;
+        }
+        if (g_get_monotonic_time() >= c->link->deadline) {
+            error_setg(errp, "timeout: this backup expects no disk "
+                       "connection");
+            return false;
+        }
+        qemu_cond_timedwait(&ls->cond, &ls->lock, 50);
+    }
+}
+
+static bool caller_disk(Caller *c, FtHello *hello, Error **errp)
+{
+    FtListener *ls = c->ls;
+    Disk *disk = NULL;
+    unsigned round;
+    bool ok;
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (!caller_wait_disks(c, hello, errp)) {
+            return false;
+        }
+        if (hello->drive >= ls->disks) {
+            error_setg(errp, "drive %" PRIu32 " is not one of the %u that "
+                       "this backup lets be copied now", hello->drive,
+                       ls->disks);
+            return false;
+        }
+        if (test_and_set_bit(hello->drive, ls->disk_seen)) {
+            error_setg(errp, "drive %" PRIu32 " has its connection already",
+                       hello->drive);
+            return false;
+        }
+        round = ls->disk_round;
+    }
+
+    ok = caller_welcome(c, hello, errp);
+
+    WITH_QEMU_LOCK_GUARD(&ls->lock) {
+        if (ok && (ls->closing || round != ls->disk_round)) {
+            error_setg(errp, "this backup does not let drive %" PRIu32
+                       " be copied any more", hello->drive);
+            ok = false;
+        } else if (ok) {
+            c->keep = true;
+            disk = g_new(Disk, 1);
+            *disk = (Disk) {
+                .ls = listener_ref(ls),
+                .round = round,
+                .drive = hello->drive,
+                .sioc = c->link->sioc,
+            };
+            object_ref(OBJECT(disk->sioc));
+        } else if (round == ls->disk_round) {
+            clear_bit(hello->drive, ls->disk_seen);
+        }
+    }
+    if (ok) {
+        ft_main_loop(listener_disk_bh, disk);
+    }
+    return ok;
+}
+
 /* *@silent: there is nothing worth a message to anybody. */
 static bool caller_hear(Caller *c, bool *silent, Error **errp)
 {
@@ -301,6 +456,9 @@ static bool caller_hear(Caller *c, bool *silent, Error **errp)
                    "backup does not know",
                    (uint64_t)(hello.features & ~FT_FEATURES));
         return false;
+    }
+    if (hello.channel == FT_CHANNEL_DISK) {
+        return caller_disk(c, &hello, errp);
     }
     WITH_QEMU_LOCK_GUARD(&c->ls->lock) {
         if (listener_busy(c->ls, errp)) {

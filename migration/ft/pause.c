@@ -11,13 +11,29 @@
 #include "qemu/osdep.h"
 #include "qemu/seqlock.h"
 #include "block/block.h"
+#include "system/block-backend.h"
 #include "system/cpus.h"
 #include "system/cpu-timers.h"
 #include "system/cpu-timers-internal.h"
 #include "system/runstate.h"
 #include "pause.h"
 
-void ft_pause_begin(FtPauseState *ps)
+/*
+ * Wait for what devices have under way. Not bdrv_drain_all(), which would
+ * also wait for what the journals are writing, and stop jobs.
+ */
+static void drain_devices(void)
+{
+    BlockBackend *blk = NULL;
+
+    while ((blk = blk_all_next(blk))) {
+        if (blk_get_attached_dev(blk) && blk_bs(blk)) {
+            blk_drain(blk);
+        }
+    }
+}
+
+void ft_pause_begin(FtPauseState *ps, FtDisks *disks)
 {
     ps->was_running = runstate_check(RUN_STATE_RUNNING);
     if (!ps->was_running) {
@@ -28,15 +44,17 @@ void ft_pause_begin(FtPauseState *ps)
     /*
      * The order is what device models rely on: runstate, ticks, vCPUs,
      * notifiers, then the drain, which completes DMA and so dirties RAM.
+     * What can be parked is so before the notifiers, as they may drain, too.
      */
     runstate_set(RUN_STATE_SAVE_VM);
     cpu_disable_ticks();
     pause_all_vcpus();
+    ft_disks_park(disks, true);
     vm_state_notify(false, RUN_STATE_SAVE_VM);
-    bdrv_drain_all();
+    drain_devices();
 }
 
-void ft_pause_end(FtPauseState *ps)
+void ft_pause_end(FtPauseState *ps, FtDisks *disks)
 {
     if (!ps->was_running) {
         return;
@@ -46,6 +64,7 @@ void ft_pause_end(FtPauseState *ps)
      * its clocks go on as if the pause were a moment in which the host did
      * not schedule it.  The image has them as they stood in the pause.
      */
+    ft_disks_park(disks, false);
     cpu_enable_ticks();
     seqlock_write_lock(&timers_state.vm_clock_seqlock,
                        &timers_state.vm_clock_lock);

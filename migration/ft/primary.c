@@ -58,6 +58,7 @@ typedef enum EventKind {
 typedef struct Event {
     EventKind kind;
     uint64_t epoch;
+    uint64_t settled;           /* of an acknowledgement */
     char *text;
     QSIMPLEQ_ENTRY(Event) next;
 } Event;
@@ -69,6 +70,10 @@ typedef struct FtSetup {
     QemuUUID uuid;
     char *fingerprint;
     FtLink *data, *control;
+    uint8_t token[16];          /* for further connections */
+    unsigned drives;
+    bool *copied;               /* [drives]: is copied by a connection */
+    QIOChannelSocket **disk;    /* [drives]: of its own, or NULL */
     Error *err;
 } FtSetup;
 
@@ -79,11 +84,14 @@ struct FtPrimary {
     FtMachine *machine;
     FtCapture *capture;
     FtOutput *output;
+    FtDisks *disks;
     FtSetup *setup;
     FtLink *data, *control;
     QEMUTimer *timer;
     QEMUBH *bh;
     bool held;                  /* filters are attached */
+    bool flush_waits;           /* atomic: a flush is parked */
+    bool sync_waits;            /* the first copy waits for the disks */
     bool last_running;          /* the last image was of a running guest */
     bool ended;
     Error *broken;              /* an epoch could not be taken */
@@ -103,6 +111,14 @@ struct FtPrimary {
 
 /* ---------------------------------------------------------------- events */
 
+static void primary_post_event(FtPrimary *p, Event *ev)
+{
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        QSIMPLEQ_INSERT_TAIL(&p->events, ev, next);
+    }
+    qemu_bh_schedule(p->bh);
+}
+
 static void primary_post(FtPrimary *p, EventKind kind, uint64_t epoch,
                          const char *text)
 {
@@ -111,10 +127,20 @@ static void primary_post(FtPrimary *p, EventKind kind, uint64_t epoch,
     ev->kind = kind;
     ev->epoch = epoch;
     ev->text = g_strdup(text);
-    WITH_QEMU_LOCK_GUARD(&p->lock) {
-        QSIMPLEQ_INSERT_TAIL(&p->events, ev, next);
+    primary_post_event(p, ev);
+}
+
+static void primary_post_ack(FtPrimary *p, uint64_t epoch,
+                             const GByteArray *payload)
+{
+    Event *ev = g_new0(Event, 1);
+
+    ev->kind = EV_ACK;
+    ev->epoch = epoch;
+    if (payload->len == FT_ACK_SIZE) {
+        ev->settled = ldq_be_p(payload->data);
     }
-    qemu_bh_schedule(p->bh);
+    primary_post_event(p, ev);
 }
 
 static void primary_post_error(FtPrimary *p, Error *err)
@@ -157,8 +183,13 @@ static void *acker_thread(void *opaque)
     while ((ret = ft_link_recv(p->control, &f, buf, &bad, &err)) > 0) {
         g_autofree char *text = ft_link_text(buf);
 
-        if (f.type == FT_FRAME_ACK) {
-            primary_post(p, EV_ACK, f.epoch, NULL);
+        if (f.type == FT_FRAME_ACK && buf->len && buf->len != FT_ACK_SIZE) {
+            error_setg(&err, "the backup's acknowledgement has %u bytes",
+                       buf->len);
+            ret = -1;
+            break;
+        } else if (f.type == FT_FRAME_ACK) {
+            primary_post_ack(p, f.epoch, buf);
         } else if (f.type == FT_FRAME_DISARM) {
             g_autofree char *msg =
                 g_strdup_printf("the backup has left in order: %s", text);
@@ -206,7 +237,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     img = ft_sender_image(p->sender);
     img->epoch = epoch;
     t[0] = ft_now_us();
-    ft_pause_begin(&ps);
+    ft_pause_begin(&ps, p->disks);
     t[1] = ft_now_us();
     ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
     dirty = ft_capture_harvest(p->capture);
@@ -230,13 +261,16 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     if (ok) {
         if (epoch == 1) {
             ok = ft_output_start(p->output, 2, &p->broken);
+            ft_disks_hold(p->disks);
+            img->on_disk = 0;
         } else {
+            img->on_disk = ft_disks_seal(p->disks, epoch, &img->journal);
             ft_output_close(p->output);
         }
     }
     t[4] = ft_now_us();
     ft_inject(FT_FAULT_POINT_CAPTURED);
-    ft_pause_end(&ps);
+    ft_pause_end(&ps, p->disks);
     t[5] = ft_now_us();
 
     if (!ok) {
@@ -257,6 +291,9 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     }
     st->device_bytes = img->devices->len;
     trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
+    if (epoch == 1) {
+        ft_sender_hold(p->sender, ft_disks_finish_copies(p->disks));
+    }
     ft_sender_queue(p->sender, img);
     return true;
 }
@@ -291,8 +328,16 @@ static void op_commit(void *opaque, uint64_t epoch)
 static void op_release_all(void *opaque)
 {
     FtPrimary *p = opaque;
+    FtPauseState ps;
 
+    /*
+     * A pause, as requests that were parked are submitted again at its end;
+     * there will be no other.
+     */
+    ft_pause_begin(&ps, p->disks);
     ft_output_release_all(p->output);
+    ft_disks_drain(p->disks);
+    ft_pause_end(&ps, p->disks);
 }
 
 static void op_drop_all(void *opaque)
@@ -397,7 +442,11 @@ static void sync_pass(FtPrimary *p)
     }
     if (p->sync_left && (left <= PRIMARY_SYNC_PAGES ||
                          p->sync_stuck >= PRIMARY_SYNC_STUCK)) {
-        ft_pri_sync_done(&p->fsm, ft_now_us());
+        if (ft_disks_ready(p->disks)) {
+            ft_pri_sync_done(&p->fsm, ft_now_us());
+        } else {
+            p->sync_waits = true;
+        }
         return;
     }
     p->sync_left = left;
@@ -411,6 +460,13 @@ static void sync_pass(FtPrimary *p)
 
 static void setup_free(FtSetup *su)
 {
+    unsigned i;
+
+    for (i = 0; i < su->drives; i++) {
+        object_unref(OBJECT(su->disk[i]));
+    }
+    g_free(su->copied);
+    g_free(su->disk);
     if (su->data) {
         ft_link_shutdown(su->data);
         ft_link_unref(su->data);
@@ -429,12 +485,23 @@ static void setup_done(void *opaque)
 {
     FtSetup *su = opaque;
     FtPrimary *p = su->primary;
+    unsigned i;
 
     if (!p) {
         setup_free(su);
         return;
     }
     p->setup = NULL;
+    if (su->err) {
+        ft_pri_link_lost(&p->fsm, error_get_pretty(su->err));
+        setup_free(su);
+        return;
+    }
+    for (i = 0; i < su->drives && !su->err; i++) {
+        if (su->disk[i]) {
+            ft_disks_copy_start(p->disks, i, su->disk[i], &su->err);
+        }
+    }
     if (su->err) {
         ft_pri_link_lost(&p->fsm, error_get_pretty(su->err));
         setup_free(su);
@@ -458,9 +525,17 @@ static void setup_done(void *opaque)
 static void *setup_thread(void *opaque)
 {
     FtSetup *su = opaque;
+    unsigned i;
 
     ft_link_open_pair(su->addr, &su->uuid, FT_FEATURE_HASH, su->fingerprint,
-                      PRIMARY_SETUP_MS, &su->data, &su->control, &su->err);
+                      PRIMARY_SETUP_MS, &su->data, &su->control, su->token,
+                      &su->err);
+    for (i = 0; i < su->drives && !su->err; i++) {
+        if (su->copied[i]) {
+            su->disk[i] = ft_link_open_disk(su->addr, &su->uuid, su->token, i,
+                                            PRIMARY_SETUP_MS, &su->err);
+        }
+    }
     ft_main_loop(setup_done, su);
     return NULL;
 }
@@ -505,6 +580,9 @@ static void primary_bh(void *opaque)
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_CONCAT(&todo, &p->events);
     }
+    if (qatomic_xchg(&p->flush_waits, false) && !p->ended) {
+        ft_pri_output_full(&p->fsm);
+    }
     QSIMPLEQ_FOREACH(ev, &todo, next) {
         if (ev->kind == EV_FAILOVER && !p->ended) {
             /*
@@ -522,6 +600,7 @@ static void primary_bh(void *opaque)
         } else if (ev->kind == EV_SYNC_PASS) {
             sync_pass(p);
         } else if (ev->kind == EV_ACK) {
+            ft_disks_backup_settled(p->disks, ev->settled);
             ft_pri_ack(&p->fsm, ev->epoch, ft_now_us());
         } else if (ev->kind == EV_LOST) {
             ft_pri_link_lost(&p->fsm, ev->text);
@@ -560,13 +639,78 @@ static void primary_output_full(void *opaque)
     }
 }
 
+static void disks_flush_waits(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    qatomic_set(&p->flush_waits, true);
+    qemu_bh_schedule(p->bh);
+}
+
+static void disks_ready(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    if (p->sync_waits && !p->ended && ft_disks_ready(p->disks)) {
+        p->sync_waits = false;
+        p->sync_stuck = 0;
+        sync_pass(p);
+        primary_kick(p);
+    }
+}
+
+/* The images are equal and stand still: the first epoch may go. */
+static void disks_copied(void *opaque)
+{
+    FtPrimary *p = opaque;
+    GByteArray *samples = g_byte_array_new();
+    Error *err = NULL;
+
+    if (p->ended) {
+        g_byte_array_unref(samples);
+        return;
+    }
+    if (!ft_disks_sample(p->disks, samples, &err)) {
+        g_byte_array_unref(samples);
+        ft_pri_link_lost(&p->fsm, error_get_pretty(err));
+        error_free(err);
+        primary_kick(p);
+        return;
+    }
+    if (samples->len) {
+        ft_sender_samples(p->sender, samples);
+    } else {
+        g_byte_array_unref(samples);
+    }
+    ft_sender_hold(p->sender, false);
+}
+
+static void disks_failed(void *opaque, const char *reason)
+{
+    FtPrimary *p = opaque;
+
+    if (!p->ended) {
+        ft_pri_link_lost(&p->fsm, reason);
+        primary_kick(p);
+    }
+}
+
+static const FtDisksOps disks_ops = {
+    .parked = disks_flush_waits,
+    .ready = disks_ready,
+    .copied = disks_copied,
+    .failed = disks_failed,
+};
+
 FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
                           Error **errp)
 {
     FtPriParams params;
     FtPrimary *p = g_new0(FtPrimary, 1);
+    g_autofree char *drives = NULL;
     QemuThread thread;
     FtSetup *su;
+    unsigned i;
 
     p->session = s;
     p->params = *ft_params();
@@ -591,6 +735,12 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
         ft_primary_free(p);
         return NULL;
     }
+    p->disks = ft_disks_new(&p->params.disks, &disks_ops, p, errp);
+    if (!p->disks) {
+        ft_primary_free(p);
+        return NULL;
+    }
+    ft_disks_provide(p->disks, p->output);
     p->capture = ft_capture_new(p->machine, errp);
     if (!p->capture) {
         ft_primary_free(p);
@@ -600,7 +750,15 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
     su->primary = p;
     su->addr = QAPI_CLONE(SocketAddress, addr);
     su->uuid = s->uuid;
-    su->fingerprint = g_strdup(p->machine->fingerprint);
+    drives = ft_disks_describe(p->disks);
+    su->fingerprint = g_strconcat(p->machine->fingerprint, FT_DISKS_MARK,
+                                  drives, NULL);
+    su->drives = ft_disks_copy_count(p->disks);
+    su->copied = g_new0(bool, su->drives);
+    su->disk = g_new0(QIOChannelSocket *, su->drives);
+    for (i = 0; i < su->drives; i++) {
+        su->copied[i] = ft_disks_is_copied(p->disks, i);
+    }
     p->setup = su;
     ft_pri_start(&p->fsm, ft_now_us());
     qemu_thread_create(&thread, "ft-setup", setup_thread, su,
@@ -636,6 +794,7 @@ void ft_primary_free(FtPrimary *p)
     if (p->held) {
         ft_hold_detach();
     }
+    ft_disks_free(p->disks);
     ft_output_free(p->output);
     ft_capture_free(p->capture);
     ft_machine_free(p->machine);
@@ -718,6 +877,7 @@ void ft_primary_query(FtPrimary *p, FtStatus *st)
         st->pause->resume = primary_hist(&s->pause_resume);
         st->commit = primary_hist(&s->commit);
     }
+    ft_disks_query(p->disks, st);
     st->has_held_packets = st->has_held_bytes = true;
     st->held_packets = out.held_items;
     st->held_bytes = out.held_bytes;

@@ -10,9 +10,7 @@
 #include "migration/misc.h"
 #include "qapi/error.h"
 #include "qom/object_interfaces.h"
-#include "system/block-backend.h"
 #include "system/cpu-timers.h"
-#include "system/iothread.h"
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "../migration.h"
@@ -85,41 +83,6 @@ static int check_object(Object *obj, void *opaque)
     return 0;
 }
 
-static int check_iothread(Object *obj, void *opaque)
-{
-    Error **errp = opaque;
-
-    if (object_dynamic_cast(obj, TYPE_IOTHREAD)) {
-        error_setg(errp, "iothread '%s': devices in threads of their own "
-                   "cannot be protected yet; remove the object and "
-                   "iothread= from its devices",
-                   object_get_canonical_path_component(obj));
-        return 1;
-    }
-    return 0;
-}
-
-static bool check_drives(Error **errp)
-{
-    BlockBackend *blk = NULL;
-
-    while ((blk = blk_all_next(blk))) {
-        g_autofree char *dev = NULL;
-        const char *name = blk_name(blk);
-
-        if (!blk_get_attached_dev(blk) || !blk_bs(blk) ||
-            !blk_is_writable(blk)) {
-            continue;
-        }
-        dev = blk_get_attached_dev_id(blk);
-        error_setg(errp, "drive '%s' of device '%s' is writable; disks cannot "
-                   "be protected yet: add readonly=on",
-                   *name ? name : bdrv_get_node_name(blk_bs(blk)), dev);
-        return false;
-    }
-    return true;
-}
-
 bool ft_refuse_check(Error **errp)
 {
     if (runstate_check(RUN_STATE_INMIGRATE)) {
@@ -149,10 +112,8 @@ bool ft_refuse_check(Error **errp)
     }
     /* First what a remedy is known for. */
     if (object_child_foreach_recursive(OBJECT(qdev_get_machine()),
-                                       check_object, errp) ||
-        object_child_foreach(object_get_objects_root(), check_iothread,
-                             errp)) {
+                                       check_object, errp)) {
         return false;
     }
-    return check_drives(errp) && !migration_is_blocked(errp);
+    return !migration_is_blocked(errp);
 }

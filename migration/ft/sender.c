@@ -23,6 +23,8 @@ struct FtSender {
     QemuCond cond;
     bool quit;
     bool pass;
+    bool hold;
+    GByteArray *samples;        /* to be sent before the next image */
     QSIMPLEQ_HEAD(, FtImage) queue;
     QSIMPLEQ_HEAD(, FtImage) idle;
 
@@ -84,9 +86,61 @@ static bool sender_send_pass(FtSender *s)
            sender_flush(s, 0, FT_FLAG_SYNC);
 }
 
+/* All records of the image, in frames as full as they get. */
+static bool sender_send_journal(FtSender *s, FtImage *img, FtEpochEnd *end)
+{
+    unsigned i = 0;
+    uint64_t done = 0;
+    bool last;
+
+    while (i < img->journal.rec->len) {
+        FtRecord *r = g_ptr_array_index(img->journal.rec, i);
+        size_t n = ft_record_put(r, &done, s->frame + s->used,
+                                 FT_WIRE_PAYLOAD_MAX - s->used, &last);
+
+        if (n) {
+            s->used += n;
+            end->journal_records++;
+            if (last) {
+                done = 0;
+                i++;
+            }
+        }
+        if (!n || i == img->journal.rec->len) {
+            if (!ft_link_send(s->link, FT_FRAME_JOURNAL, 0, img->epoch,
+                              s->frame, s->used, &s->err)) {
+                return false;
+            }
+            end->journal_bytes += s->used;
+            s->used = 0;
+        }
+    }
+    return true;
+}
+
+static bool sender_send_samples(FtSender *s, uint64_t epoch)
+{
+    GByteArray *samples;
+    bool ok;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        samples = g_steal_pointer(&s->samples);
+    }
+    if (!samples) {
+        return true;
+    }
+    ok = ft_link_send(s->link, FT_FRAME_SAMPLES, 0, epoch, samples->data,
+                      samples->len, &s->err);
+    g_byte_array_unref(samples);
+    return ok;
+}
+
 static bool sender_send_image(FtSender *s, FtImage *img)
 {
-    FtEpochEnd end = { .ram_hash = img->ram_hash };
+    FtEpochEnd end = {
+        .ram_hash = img->ram_hash,
+        .on_disk = img->on_disk,
+    };
     uint8_t buf[FT_EPOCH_END_SIZE];
     uint32_t done = 0;
     uint64_t i;
@@ -94,6 +148,9 @@ static bool sender_send_image(FtSender *s, FtImage *img)
     s->pages = 0;
     s->bytes = 0;
     ft_inject(FT_FAULT_POINT_BEFORE_SEND);
+    if (!sender_send_samples(s, img->epoch)) {
+        return false;
+    }
     for (i = 0; i < img->stage->count; i++) {
         FtStagedPage *pg = &img->stage->page[i];
 
@@ -112,6 +169,9 @@ static bool sender_send_image(FtSender *s, FtImage *img)
             return false;
         }
         done += n;
+    }
+    if (!sender_send_journal(s, img, &end)) {
+        return false;
     }
     end.pages = s->pages;
     end.page_bytes = s->bytes;
@@ -133,7 +193,8 @@ static bool sender_send_image(FtSender *s, FtImage *img)
 static bool sender_next(FtSender *s, FtImage **img)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    while (!s->quit && !s->pass && QSIMPLEQ_EMPTY(&s->queue)) {
+    while (!s->quit && !s->pass &&
+           (s->hold || QSIMPLEQ_EMPTY(&s->queue))) {
         qemu_cond_wait(&s->cond, &s->lock);
     }
     if (s->quit) {
@@ -159,6 +220,8 @@ static void *sender_thread(void *opaque)
     while (ok && sender_next(s, &img)) {
         if (img) {
             ok = sender_send_image(s, img);
+            /* not when it is used again: the data may be large */
+            ft_records_clear(&img->journal);
             ft_sender_give_back(s, img);
         } else {
             ok = sender_send_pass(s);
@@ -197,6 +260,7 @@ static void image_free(FtImage *img)
 {
     ft_stage_free(img->stage);
     g_byte_array_free(img->devices, true);
+    ft_records_destroy(&img->journal);
     g_free(img);
 }
 
@@ -221,6 +285,9 @@ void ft_sender_free(FtSender *s)
     qemu_cond_destroy(&s->cond);
     qemu_mutex_destroy(&s->lock);
     error_free(s->err);
+    if (s->samples) {
+        g_byte_array_unref(s->samples);
+    }
     g_free(s->frame);
     g_free(s);
 }
@@ -238,6 +305,7 @@ FtImage *ft_sender_image(FtSender *s)
         img = g_new0(FtImage, 1);
         img->stage = ft_stage_new();
         img->devices = g_byte_array_new();
+        ft_records_init(&img->journal);
     }
     return img;
 }
@@ -253,6 +321,20 @@ void ft_sender_queue(FtSender *s, FtImage *img)
     QEMU_LOCK_GUARD(&s->lock);
     QSIMPLEQ_INSERT_TAIL(&s->queue, img, next);
     qemu_cond_signal(&s->cond);
+}
+
+void ft_sender_hold(FtSender *s, bool on)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->hold = on;
+    qemu_cond_signal(&s->cond);
+}
+
+void ft_sender_samples(FtSender *s, GByteArray *samples)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    assert(!s->samples);
+    s->samples = samples;
 }
 
 void ft_sender_pass(FtSender *s)

@@ -5,7 +5,8 @@
  *
  *   main loop                          sender thread
  *   ft_sender_image() -> fill in
- *   ft_sender_queue()  ----------->    encode, PAGES* DEVICES* EPOCH_END
+ *   ft_sender_queue()  ----------->    encode, PAGES* DEVICES* JOURNAL*
+ *          ^                                |    EPOCH_END
  *          ^                                |
  *          +----------- idle images --------+
  *   ft_sender_pass()   ----------->    drain the capture, PAGES* with SYNC
@@ -17,6 +18,7 @@
 #ifndef MIGRATION_FT_SENDER_H
 #define MIGRATION_FT_SENDER_H
 
+#include "journal.h"
 #include "session.h"
 
 /* An epoch on its way to the backup. */
@@ -26,6 +28,8 @@ typedef struct FtImage {
     uint64_t ram_hash;
     FtStage *stage;
     GByteArray *devices;
+    FtRecords journal;          /* what the guest wrote to its disks */
+    uint64_t on_disk;           /* last epoch that is on them whole */
     QSIMPLEQ_ENTRY(FtImage) next;
 } FtImage;
 
@@ -49,6 +53,10 @@ void ft_sender_free(FtSender *s);
 FtImage *ft_sender_image(FtSender *s);
 void ft_sender_give_back(FtSender *s, FtImage *img);
 void ft_sender_queue(FtSender *s, FtImage *img);
+/* While it is on, images wait in the queue. */
+void ft_sender_hold(FtSender *s, bool on);
+/* Samples of images, to go before the next image. Takes @samples over. */
+void ft_sender_samples(FtSender *s, GByteArray *samples);
 
 /* Make a pass of the first copy over what has been harvested. */
 void ft_sender_pass(FtSender *s);

@@ -40,6 +40,7 @@ static FtParams params = {
     .hash_every = 0,
     .hold_packets = 4096,
     .hold_bytes = 16 * MiB,
+    .disks.journal_size = 256 * MiB,
 };
 
 static FtSession *session;
@@ -148,6 +149,10 @@ static void session_goodbye(const char *reason)
 static void session_shutdown(Notifier *n, void *data)
 {
     session_goodbye("the guest was shut down");
+    if (end_bh) {
+        /* The main loop does not come back, and the drives will be closed. */
+        session_end_bh(NULL);
+    }
 }
 
 static void session_exit(Notifier *n, void *data)

@@ -20,11 +20,12 @@
 #ifndef MIGRATION_FT_SESSION_H
 #define MIGRATION_FT_SESSION_H
 
-#include "io/channel.h"
+#include "io/channel-socket.h"
 #include "qapi/qapi-types-migration.h"
 #include "qapi/qapi-types-ft.h"
 #include "qemu/thread.h"
 #include "qemu/uuid.h"
+#include "disks.h"
 #include "encode.h"
 #include "output.h"
 #include "wire.h"
@@ -172,12 +173,24 @@ char *ft_link_text(const GByteArray *buf);
 /*
  * ft_link_open_pair: the primary's side of the handshake: data and control
  * connection to @addr, HELLO/WELCOME on each, MACHINE/READY on data.  No BQL,
- * bounded by @timeout_ms.  The backup's refusal comes back as @errp.
+ * bounded by @timeout_ms.  The backup's refusal comes back as @errp.  @token
+ * is what further connections of the session have to show.
  */
 bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
                        uint64_t features, const char *fingerprint,
                        int timeout_ms, FtLink **data, FtLink **control,
-                       Error **errp);
+                       uint8_t token[16], Error **errp);
+
+/*
+ * ft_link_open_disk: one more connection to the session's backup, for the
+ * copy of @drive: HELLO/WELCOME, then it is NBD's (ft_copy_start()).  Returns
+ * when the backup's NBD server has answered on it.  No BQL, bounded by
+ * @timeout_ms.  The caller gets a reference.
+ */
+QIOChannelSocket *ft_link_open_disk(const SocketAddress *addr,
+                                    const QemuUUID *session,
+                                    const uint8_t token[16], uint32_t drive,
+                                    int timeout_ms, Error **errp);
 
 /* The listening side. */
 typedef struct FtListener FtListener;
@@ -190,15 +203,28 @@ typedef void FtPairFn(void *opaque, FtLink *data, FtLink *control,
  * own with a deadline, at most 8 at once.  When a data connection has shown
  * a machine that @adopt accepts (called with the BQL held) and the control
  * connection with its token has come, @pair is called once, from the main
- * loop, and the listener turns everybody else away until
- * ft_listener_free().  A bad caller is told why and dropped; listening goes
- * on.  The references to both links that @pair gets are its own, to be
- * dropped by ft_link_unref(); it may call ft_listener_free(), and nothing is
- * called after that.
+ * loop, and the listener turns everybody else away (but the session's disk
+ * connections, see below) until ft_listener_free().  A bad caller is told
+ * why and dropped; listening goes on.  The references to both links that
+ * @pair gets are its own, to be dropped by ft_link_unref(); it may call
+ * ft_listener_free(), and nothing is called after that.
  */
 FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
                             FtPairFn *pair, void *opaque, Error **errp);
 void ft_listener_free(FtListener *ls);
+
+/*
+ * ft_listener_expect_disks: the session of the pair may now open a disk
+ * connection for each of the drives 0 .. @drives - 1, once: @fn is called for
+ * it, from the main loop, and keeps @sioc by a reference of its own.  Nothing
+ * behind the handshake has been read from it.  0: no more; also what was
+ * accepted but not handed over yet is closed.  A second call begins anew.
+ * Callers of the session that come before the first call wait for it.  Main
+ * loop, BQL held.
+ */
+typedef void FtDiskFn(void *opaque, uint32_t drive, QIOChannelSocket *sioc);
+void ft_listener_expect_disks(FtListener *ls, unsigned drives, FtDiskFn *fn,
+                              void *opaque);
 
 /* --------------------------------------------------------------- inject.c */
 
@@ -214,9 +240,9 @@ bool ft_inject_is_armed(FtFaultPoint point);
 
 /*
  * ft_refuse_check: is there anything in this machine that cannot be
- * protected?  Writable disks, vhost, iothreads with devices, multi-queue,
- * non-migratable devices, a running migration ...  The error names the
- * device and the remedy.  BQL held.
+ * protected?  Vhost, multi-queue, non-migratable devices, a running
+ * migration ...  The error names the device and the remedy; drives are
+ * ft_disks_new()'s business.  BQL held.
  */
 bool ft_refuse_check(Error **errp);
 
@@ -239,6 +265,7 @@ typedef struct FtParams {
     uint32_t hash_every;        /* epochs between RAM hashes, 0: off */
     uint64_t hold_packets;
     uint64_t hold_bytes;
+    FtDisksParams disks;
 } FtParams;
 
 /* The parameters that the next session starts with (and the epoch length of

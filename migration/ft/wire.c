@@ -39,11 +39,12 @@ enum {
     HELLO_PAGE_SIZE = 36,
     HELLO_FEATURES = 40,
     HELLO_GENERATION = 48,
-    HELLO_UNUSED = 56,
+    HELLO_DRIVE = 56,
+    HELLO_UNUSED = 60,
 };
 
 QEMU_BUILD_BUG_ON(HDR_CRC + 4 != FT_WIRE_HEADER);
-QEMU_BUILD_BUG_ON(HELLO_UNUSED + 8 != FT_HELLO_SIZE);
+QEMU_BUILD_BUG_ON(HELLO_UNUSED + 4 != FT_HELLO_SIZE);
 
 /* What a frame of each type may look like; a type without a name is none. */
 static const struct {
@@ -59,7 +60,9 @@ static const struct {
     [FT_FRAME_DEVICES] = { "DEVICES", 0, FT_WIRE_PAYLOAD_MAX, FT_FLAG_SYNC },
     [FT_FRAME_EPOCH_END] = { "EPOCH_END", FT_EPOCH_END_SIZE,
                              FT_EPOCH_END_SIZE, FT_FLAG_ALL },
-    [FT_FRAME_ACK] = { "ACK", 0, FT_WIRE_TEXT_MAX, 0 },
+    [FT_FRAME_JOURNAL] = { "JOURNAL", 0, FT_WIRE_PAYLOAD_MAX, 0 },
+    [FT_FRAME_SAMPLES] = { "SAMPLES", 0, FT_WIRE_PAYLOAD_MAX, 0 },
+    [FT_FRAME_ACK] = { "ACK", 0, FT_ACK_SIZE, 0 },
     [FT_FRAME_DISARM] = { "DISARM", 0, FT_WIRE_TEXT_MAX, 0 },
     [FT_FRAME_FAILOVER] = { "FAILOVER", 0, FT_WIRE_TEXT_MAX, 0 },
     [FT_FRAME_FENCED] = { "FENCED", 0, FT_WIRE_TEXT_MAX, 0 },
@@ -220,13 +223,14 @@ void ft_wire_put_hello(uint8_t *buf, const FtHello *h)
     stl_be_p(buf + HELLO_PAGE_SIZE, h->page_size);
     stq_be_p(buf + HELLO_FEATURES, h->features);
     stq_be_p(buf + HELLO_GENERATION, h->generation);
-    stq_be_p(buf + HELLO_UNUSED, 0);
+    stl_be_p(buf + HELLO_DRIVE, h->drive);
+    stl_be_p(buf + HELLO_UNUSED, 0);
 }
 
 bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
                        Error **errp)
 {
-    uint32_t channel;
+    uint32_t channel, drive;
 
     if (len != FT_HELLO_SIZE) {
         error_setg(errp, "hello has %zu bytes, it must have %u", len,
@@ -234,15 +238,18 @@ bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
         return false;
     }
     channel = ldl_be_p(buf + HELLO_CHANNEL);
-    if (channel != FT_CHANNEL_DATA && channel != FT_CHANNEL_CONTROL) {
+    if (channel != FT_CHANNEL_DATA && channel != FT_CHANNEL_CONTROL &&
+        channel != FT_CHANNEL_DISK) {
         error_setg(errp, "hello is for channel %" PRIu32 ", known are %u "
-                   "(data) and %u (control)", channel, FT_CHANNEL_DATA,
-                   FT_CHANNEL_CONTROL);
+                   "(data), %u (control) and %u (disk)", channel,
+                   FT_CHANNEL_DATA, FT_CHANNEL_CONTROL, FT_CHANNEL_DISK);
         return false;
     }
-    if (ldq_be_p(buf + HELLO_UNUSED)) {
+    drive = ldl_be_p(buf + HELLO_DRIVE);
+    if ((drive && channel != FT_CHANNEL_DISK) ||
+        ldl_be_p(buf + HELLO_UNUSED)) {
         error_setg(errp, "unused bytes of the hello are not zero but 0x%016"
-                   PRIx64, ldq_be_p(buf + HELLO_UNUSED));
+                   PRIx64, ldq_be_p(buf + HELLO_DRIVE));
         return false;
     }
 
@@ -252,6 +259,7 @@ bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
     h->page_size = ldl_be_p(buf + HELLO_PAGE_SIZE);
     h->features = ldq_be_p(buf + HELLO_FEATURES);
     h->generation = ldq_be_p(buf + HELLO_GENERATION);
+    h->drive = drive;
     return true;
 }
 
@@ -262,7 +270,9 @@ void ft_wire_put_epoch_end(uint8_t *buf, const FtEpochEnd *e)
     stq_be_p(buf + 16, e->device_bytes);
     stq_be_p(buf + 24, e->ram_hash);
     stq_be_p(buf + 32, e->dev_hash);
-    stq_be_p(buf + 40, 0);
+    stq_be_p(buf + 40, e->journal_bytes);
+    stq_be_p(buf + 48, e->journal_records);
+    stq_be_p(buf + 56, e->on_disk);
 }
 
 bool ft_wire_get_epoch_end(const uint8_t *buf, size_t len, FtEpochEnd *e,
@@ -273,11 +283,6 @@ bool ft_wire_get_epoch_end(const uint8_t *buf, size_t len, FtEpochEnd *e,
                    FT_EPOCH_END_SIZE);
         return false;
     }
-    if (ldq_be_p(buf + 40)) {
-        error_setg(errp, "reserved bytes of the end of epoch are not zero "
-                   "but 0x%016" PRIx64, ldq_be_p(buf + 40));
-        return false;
-    }
 
     *e = (FtEpochEnd) {
         .pages = ldq_be_p(buf),
@@ -285,6 +290,9 @@ bool ft_wire_get_epoch_end(const uint8_t *buf, size_t len, FtEpochEnd *e,
         .device_bytes = ldq_be_p(buf + 16),
         .ram_hash = ldq_be_p(buf + 24),
         .dev_hash = ldq_be_p(buf + 32),
+        .journal_bytes = ldq_be_p(buf + 40),
+        .journal_records = ldq_be_p(buf + 48),
+        .on_disk = ldq_be_p(buf + 56),
     };
     return true;
 }

@@ -37,8 +37,13 @@ typedef enum FtFrameType {
     FT_FRAME_PAGES = 8,         /* page records, see encode.h */
     FT_FRAME_DEVICES = 9,       /* a piece of the device state */
     FT_FRAME_EPOCH_END = 10,    /* FtEpochEnd: the epoch is complete */
+    FT_FRAME_JOURNAL = 11,      /* disk records, see journal.h */
+    FT_FRAME_SAMPLES = 12,      /* of images, before epoch 1; see
+                                 * disks-copy.c */
     /* control channel */
-    FT_FRAME_ACK = 16,          /* b->p: epoch received whole */
+    FT_FRAME_ACK = 16,          /* b->p: epoch received whole; payload:
+                                 * nothing, or FT_ACK_SIZE bytes: the last
+                                 * epoch that is on the backup's own images */
     FT_FRAME_DISARM = 17,       /* both: orderly end, do not take over;
                                  * the primary says it on data, too */
     FT_FRAME_FAILOVER = 18,     /* b->p: stop for good, I take over */
@@ -47,7 +52,7 @@ typedef enum FtFrameType {
     FT_FRAME_ERROR = 24,        /* text: why the sender ends the session */
 } FtFrameType;
 
-/* flags of PAGES, DEVICES, EPOCH_END */
+/* flags of PAGES, DEVICES, EPOCH_END; JOURNAL and SAMPLES have none */
 #define FT_FLAG_SYNC        0x0001  /* first copy: apply at once */
 /* flags of EPOCH_END */
 #define FT_FLAG_RUNNING     0x0002  /* the guest was running */
@@ -80,9 +85,10 @@ void ft_wire_put_header(uint8_t *buf, const FtFrame *f);
  * Refuses, with an error that says which: wrong magic, wrong version, bad
  * header CRC, unknown type, flags that are unknown or not for the type (they
  * are listed above by type; the other types have none), a length over the
- * limit of the type (ACK, DISARM, FAILOVER, FENCED, READY carry at most
- * FT_WIRE_TEXT_MAX bytes; EPOCH_END exactly FT_EPOCH_END_SIZE; HELLO and
- * WELCOME exactly FT_HELLO_SIZE; the others FT_WIRE_PAYLOAD_MAX).
+ * limit of the type (DISARM, FAILOVER, FENCED, READY carry at most
+ * FT_WIRE_TEXT_MAX bytes; ACK at most FT_ACK_SIZE; EPOCH_END exactly
+ * FT_EPOCH_END_SIZE; HELLO and WELCOME exactly FT_HELLO_SIZE; the others
+ * FT_WIRE_PAYLOAD_MAX).
  * @f is left alone when it returns false.
  */
 bool ft_wire_get_header(const uint8_t *buf, FtFrame *f, Error **errp);
@@ -102,6 +108,7 @@ const char *ft_wire_type_name(FtFrameType type);
 typedef enum FtChannelKind {
     FT_CHANNEL_DATA = 1,
     FT_CHANNEL_CONTROL = 2,
+    FT_CHANNEL_DISK = 3,        /* after WELCOME it is NBD's, see copy.h */
 } FtChannelKind;
 
 #define FT_HELLO_SIZE 64
@@ -110,12 +117,13 @@ typedef enum FtChannelKind {
 
 typedef struct FtHello {
     uint8_t session[16];    /* UUID of the protection session */
-    uint8_t token[16];      /* WELCOME: drawn by the backup; the control
-                             * channel's HELLO shows it back */
+    uint8_t token[16];      /* WELCOME: drawn by the backup; the HELLO of
+                             * the other channels shows it back */
     FtChannelKind channel;
     uint64_t features;
     uint32_t page_size;     /* bytes */
     uint64_t generation;
+    uint32_t drive;         /* FT_CHANNEL_DISK: its number; else 0 */
 } FtHello;
 
 /*
@@ -127,7 +135,9 @@ void ft_wire_put_hello(uint8_t *buf, const FtHello *h);
 bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
                        Error **errp);
 
-#define FT_EPOCH_END_SIZE 48
+#define FT_ACK_SIZE 8
+
+#define FT_EPOCH_END_SIZE 64
 
 typedef struct FtEpochEnd {
     uint64_t pages;         /* records in this epoch's PAGES frames */
@@ -135,7 +145,10 @@ typedef struct FtEpochEnd {
     uint64_t device_bytes;  /* payload bytes of its DEVICES frames */
     uint64_t ram_hash;      /* of all guest RAM, with FT_FLAG_HASH */
     uint64_t dev_hash;      /* of the device state, with FT_FLAG_HASH */
-    uint64_t reserved;      /* zero */
+    uint64_t journal_bytes; /* payload bytes of its JOURNAL frames */
+    uint64_t journal_records;   /* records in them */
+    uint64_t on_disk;       /* the last epoch that is on the primary's disks,
+                             * lower than this one */
 } FtEpochEnd;
 
 void ft_wire_put_epoch_end(uint8_t *buf, const FtEpochEnd *e);

@@ -3,10 +3,11 @@
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
-  check.py TOP DIR [all]
+  check.py TOP DIR [all|database]
 
 Called by `build --check` (one boot) and `build --check-all` (machines,
-NICs, disks, kernels). Environment: QEMU, QEMU_OPTIONS, CHECK_TIMEOUT.
+NICs, disks, kernels, the database) and `disk --check` (the database).
+Environment: QEMU, QEMU_OPTIONS, CHECK_TIMEOUT.
 """
 
 import hashlib
@@ -21,6 +22,10 @@ import time
 import urllib.request
 
 TOP, OUT = sys.argv[1:3]
+sys.path.insert(0, os.path.join(TOP, 'scripts'))
+from pgclient import PgClient, PgFailure  # noqa: E402
+
+ENV = {**os.environ, 'PATH': os.environ['PATH'] + ':/sbin:/usr/sbin'}
 TIMEOUT = float(os.environ.get('CHECK_TIMEOUT', '90'))
 
 
@@ -53,13 +58,15 @@ def redis(port, *words):
 class Guest:
     def __init__(self, directory, nic='virtio-net-pci', machine='pc',
                  kernel='vmlinux', append='', extra=()):
-        self.redis, self.web = free_port(), free_port()
+        self.redis, self.web, self.postgres = (
+            free_port(), free_port(), free_port())
         self.log = os.path.join(directory, 'serial')
         self.qmp = os.path.join(directory, 'qmp')
         with open(os.path.join(OUT, 'cmdline'), encoding='ascii') as f:
             cmdline = f.read().strip()
         netdev = (f'user,id=n0,hostfwd=tcp:127.0.0.1:{self.redis}-:6379,'
-                  f'hostfwd=tcp:127.0.0.1:{self.web}-:80')
+                  f'hostfwd=tcp:127.0.0.1:{self.web}-:80,'
+                  f'hostfwd=tcp:127.0.0.1:{self.postgres}-:5432')
         self.serial_path = os.path.join(directory, 'tty')
         self.started = time.monotonic()
         self.process = subprocess.Popen(
@@ -158,12 +165,53 @@ def run(name, how=None, end='button', **arguments):
             guest.stop()
 
 
+def run_database():
+    """A database whose machine is killed while it is written to: what it
+    acknowledged is on the disk."""
+    with tempfile.TemporaryDirectory(prefix='ftguest-') as directory:
+        guest = None
+        image = os.path.join(directory, 'disk')
+        extra = ('-drive', f'if=none,id=d0,format=raw,file={image}',
+                 '-device', 'virtio-blk-pci,drive=d0')
+        try:
+            subprocess.run([os.path.join(TOP, 'scripts/guest/disk'), image],
+                           check=True)
+            guest = Guest(directory, extra=extra)
+            guest.wait_for('ftguest: ready')
+            client = PgClient('127.0.0.1', guest.postgres)
+            client.start()
+            client.wait_acked(500)
+            guest.stop()
+            client.stop()
+            os.unlink(guest.log)
+            guest = Guest(directory, extra=extra)
+            guest.wait_for('ftguest: ready')
+            again = PgClient('127.0.0.1', guest.postgres, run=client.run,
+                             acked=client.acked)
+            report = again.verify()
+            again.close()
+            need(f'the database: {report}', report['ok'])
+            guest.powerdown()
+            guest.process.wait(20)
+            subprocess.run(['e2fsck', '-fn', image], check=True, env=ENV,
+                           capture_output=True)
+            print(f'ok   PostgreSQL, killed: {report["acked"]} transactions '
+                  'acknowledged, none lost', flush=True)
+            return True
+        except (PgFailure, RuntimeError, OSError,
+                subprocess.SubprocessError) as e:
+            print(f'FAIL PostgreSQL, killed: {e}', flush=True)
+            return False
+        finally:
+            if guest:
+                guest.stop()
+
+
 def disk_image(path):
     with open(path, 'wb') as f:
         f.truncate(32 << 20)
     subprocess.run(['mkfs.ext4', '-q', '-L', 'ftdata', path], check=True,
-                   env={**os.environ,
-                        'PATH': os.environ['PATH'] + ':/sbin:/usr/sbin'})
+                   env=ENV)
 
 
 def run_all():
@@ -191,10 +239,13 @@ def run_all():
             good &= run(f'{machine} {devices[-1]}', machine=machine,
                         extra=drive + devices,
                         how=lambda g: g.wait_for('on /data', 5))
+    good &= run_database()
     return good
 
 
 if __name__ == '__main__':
+    if 'database' in sys.argv[3:]:
+        sys.exit(0 if run_database() else 1)
     if 'all' in sys.argv[3:]:
         sys.exit(0 if run_all() else 1)
     sys.exit(0 if run('pc virtio-net-pci') else 1)

@@ -39,8 +39,8 @@ def make_pair(tmp_path, request):
     """Makes a Pair; its processes end with the test, whatever happens."""
     request.node.pairs = []
 
-    def make(**kwargs):
-        pair = harness.Pair(tmp_path, **kwargs)
+    def make(kind=harness.Pair, **kwargs):
+        pair = kind(tmp_path, **kwargs)
         request.node.pairs.append(pair)
         return pair
 

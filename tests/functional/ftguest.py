@@ -10,12 +10,16 @@ import os
 import socket
 import struct
 import time
+import zlib
 from collections import namedtuple
 
 ETHERTYPE = 0x88b5
 MAGIC_OUT = b'FTG1'
 MAGIC_REQUEST = b'FTQ1'
-KIND_COUNTER, KIND_ECHO, KIND_RESET, KIND_POWER_OFF = 1, 2, 3, 4
+# Frames that come; requests to send (an echo is both).
+KIND_COUNTER, KIND_ECHO, KIND_DISK = 1, 2, 3
+KIND_RESET, KIND_POWER_OFF = 3, 4
+KIND_DISK_QUIESCE, KIND_DISK_RESUME, KIND_DISK_READ_ONLY = 5, 6, 7
 PAYLOAD_MAX = 64
 RESET_BLOCK = 0x800000
 
@@ -27,6 +31,21 @@ REQUEST = struct.Struct('>4sII')
 
 Frame = namedtuple('Frame', 'mac kind counter generation ticks errors boot '
                             'loops clock_us irqs_lost payload')
+
+DISK = struct.Struct('>BBBBIIIQQIIIIIIHHI')
+DISK_KINDS = {1: 'virtio', 2: 'scsi', 3: 'ide', 4: 'ahci'}
+(DISK_QUIESCED, DISK_READ_ONLY, DISK_FILLED, DISK_DISCARDS,
+ DISK_ZEROES) = 1, 2, 4, 8, 16
+
+Disk = namedtuple('Disk', 'index disks kind flags mismatches io_errors late '
+                          'writes reads flushes discards zeroes version '
+                          'rounds sectors in_flight irqs_lost token')
+
+SECTOR_SIZE = 512
+SECTOR = struct.Struct('<IIQQ480xII')
+SECTOR_MAGIC = 0x4b445446
+SECTOR_END = 0x62bdab39
+Image = namedtuple('Image', 'valid torn highest blank runs')
 
 
 def decode(data):
@@ -69,6 +88,108 @@ def decode_request(data):
             start + length > len(data)):
         return None
     return kind, data[start:start + length]
+
+
+def decode_disk(frame):
+    """The Disk that a frame of kind 3 tells of, or None."""
+    if frame.kind != KIND_DISK or len(frame.payload) != DISK.size:
+        return None
+    disk = Disk(*DISK.unpack(frame.payload))
+    return disk._replace(kind=DISK_KINDS.get(disk.kind, disk.kind))
+
+
+def disk_trouble(disk):
+    """What is wrong by a disk's own report, or None."""
+    for name in 'mismatches', 'io_errors', 'late', 'irqs_lost':
+        if getattr(disk, name):
+            return f'disk {disk.index}: {getattr(disk, name)} {name}'
+    return None
+
+
+def check_image(path, sectors, offset=0):
+    """What a raw image holds of a region that the guest has written.
+
+    Counts the sectors that are whole (`valid`), neither whole nor empty or
+    in a wrong place (`torn`), and all zero (`blank`); `highest` is the
+    highest version, `runs` how many boots of the guest have left something.
+    """
+    valid = torn = highest = blank = 0
+    runs = set()
+    with open(path, 'rb') as file:
+        file.seek(offset)
+        for number in range(sectors):
+            data = file.read(SECTOR_SIZE)
+            if not data.strip(b'\0'):
+                blank += 1
+                continue
+            if len(data) < SECTOR_SIZE:
+                torn += 1
+                continue
+            magic, run, sector, version, crc, end = SECTOR.unpack(data)
+            if (magic != SECTOR_MAGIC or end != SECTOR_END or
+                    sector != number or crc != zlib.crc32(data[:-8])):
+                torn += 1
+                continue
+            valid += 1
+            runs.add(run)
+            highest = max(highest, version)
+    return Image(valid, torn, highest, blank, len(runs))
+
+
+def differing_sectors(path, other, sectors, limit=16):
+    """The first sectors that two raw images do not have in common."""
+    found = []
+    with open(path, 'rb') as a, open(other, 'rb') as b:
+        for number in range(sectors):
+            if (a.read(SECTOR_SIZE).ljust(SECTOR_SIZE, b'\0') !=
+                    b.read(SECTOR_SIZE).ljust(SECTOR_SIZE, b'\0')):
+                found.append(number)
+                if len(found) == limit:
+                    break
+    return found
+
+
+class DiskWatch:
+    """Checks the disk reports of one guest, in order of arrival.
+
+    Totals must never go back but at a reset, and nothing may be wrong.
+    `last` has the latest Disk by index.
+    """
+
+    TOTALS = ('mismatches', 'io_errors', 'late', 'writes', 'reads',
+              'flushes', 'discards', 'zeroes', 'version', 'rounds',
+              'irqs_lost')
+
+    def __init__(self):
+        self.last = {}
+        self.boot = None
+        self.count = 0
+        self.problems = []
+
+    def __call__(self, when, frame):
+        disk = decode_disk(frame)
+        if not disk:
+            return
+        if frame.boot != self.boot:
+            self.boot = frame.boot
+            self.last = {}
+        last = self.last.get(disk.index, disk)
+        self.last[disk.index] = disk
+        self.count += 1
+        for name in self.TOTALS:
+            if getattr(disk, name) < getattr(last, name):
+                self.problems.append(
+                    f'disk {disk.index}: {name} went back from '
+                    f'{getattr(last, name)} to {getattr(disk, name)}')
+        trouble = disk_trouble(disk)
+        if trouble and trouble != disk_trouble(last):
+            self.problems.append(trouble)
+
+    def all_have(self, condition):
+        """Have all disks reported, and is it true of each one's latest?"""
+        return (len(self.last) > 0 and
+                len(self.last) == next(iter(self.last.values())).disks and
+                all(condition(disk) for disk in self.last.values()))
 
 
 class Wire:
@@ -152,6 +273,31 @@ class Wire:
             if seen:
                 seen(*got)
         return None
+
+    def disks(self, what, condition, watch, timeout=10.0, seen=None):
+        """Receive until `condition(disk)` is true of every disk's report.
+
+        All frames go to `watch`, a DiskWatch, and to the callable `seen`.
+        """
+        end = time.monotonic() + timeout
+        while not watch.all_have(condition):
+            got = self.receive(max(end - time.monotonic(), 0.001))
+            if not got and time.monotonic() > end:
+                raise AssertionError(f'not within {timeout:.0f} s: {what}; '
+                                     f'{list(watch.last.values())}')
+            if got:
+                watch(*got)
+                if seen:
+                    seen(*got)
+
+    def disk_mode(self, kind, watch, timeout=10.0, seen=None):
+        """Quiesce, resume or read only, until all disks say so."""
+        self.token = getattr(self, 'token', 0) + 1
+        token = self.token
+        self.send(kind, struct.pack('>I', token))
+        self.disks(f'disk request {kind}', lambda d: d.token == token and
+                   (kind != KIND_DISK_QUIESCE or d.flags & DISK_QUIESCED),
+                   watch, timeout, seen)
 
 
 class Watch:

@@ -13,7 +13,9 @@ import pytest
 import harness
 
 MAGIC = 0x43554a55
-HELLO, MACHINE, PAGES = 1, 3, 8
+HELLO, WELCOME, MACHINE, PAGES, ERROR = 1, 2, 3, 8, 24
+DATA, CONTROL, DISK = 1, 2, 3
+HEADER, HELLO_SIZE = 28, 64
 
 
 def crc32c(data, crc=0):
@@ -32,8 +34,9 @@ def header(kind, length, payload=b'', flags=0, epoch=0, version=1):
     return head + struct.pack('>I', crc32c(head))
 
 
-def _hello():
-    payload = struct.pack('>16s16s', b's' * 16, b'') + bytes(32)
+def _hello(channel=0, session=b's' * 16, token=b'', drive=0):
+    payload = struct.pack('>16s16sIIQQII', session, token, channel,
+                          4096 if channel else 0, 0, 0, drive, 0)
     return header(HELLO, len(payload), payload) + payload
 
 
@@ -48,6 +51,12 @@ GARBAGE = {
     'half': _hello()[:40],
     'zeroes': bytes(100000),
     'hello': _hello(),
+    'data-for-a-drive': _hello(DATA, drive=1),
+    'control': _hello(CONTROL),
+    'disk': _hello(DISK),
+    'disk-and-more': _hello(DISK, drive=1) + bytes(100000),
+    'huge-disk': header(HELLO, 1 << 20) + bytes(1 << 20),
+    'channel': _hello(4),
     'bad-crc': header(HELLO, 64)[:-1] + b'x',
     'nothing': b'',
 }
@@ -117,6 +126,107 @@ def test_stranger_during_protection(make_pair):
     assert pair.primary.query()['state'] == 'protected'
     pair.primary.kill()
     pair.taken_over()
+
+
+def _read(sock, size):
+    data = b''
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        if not piece:
+            raise EOFError(f'end after {data!r}')
+        data += piece
+    return data
+
+
+def _ask(uri, hello):
+    """The text with which a caller is turned away."""
+    with harness.connect(uri, timeout=20) as sock:
+        sock.sendall(hello)
+        head = _read(sock, HEADER)
+        assert head[5] == ERROR
+        return _read(sock, struct.unpack('>I', head[16:20])[0]).decode()
+
+
+class Eavesdropper:
+    """Stands between the two and hears what a stranger must not know: the
+    session and its token, which the backup's WELCOME has."""
+
+    def __init__(self, target):
+        self.target = target
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.uri = 'tcp:127.0.0.1:%d' % self.listener.getsockname()[1]
+        self.session = self.token = None
+        self.open = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = harness.connect(self.target)
+            for sock in near, far:
+                sock.settimeout(None)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.open += near, far
+            for pair in (near, far), (far, near):
+                threading.Thread(target=self._relay, daemon=True,
+                                 args=pair + (pair[0] is far,)).start()
+
+    def _relay(self, source, sink, listens):
+        heard = b''
+        try:
+            while True:
+                data = source.recv(65536)
+                if listens and len(heard) < HEADER + HELLO_SIZE:
+                    heard += data
+                    if len(heard) >= HEADER + HELLO_SIZE and \
+                            heard[5] == WELCOME:
+                        self.session = heard[HEADER:HEADER + 16]
+                        self.token = heard[HEADER + 16:HEADER + 32]
+                if not data:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def close(self):
+        self.listener.close()
+        for sock in self.open:
+            sock.close()
+
+
+def test_disk_connection(make_pair):
+    """Would catch a backup that lets a caller write to its images who does
+    not know the token, or comes before there is a session, or for a drive
+    that nobody copies."""
+    pair = make_pair(transport='tcp').start()
+    assert 'no session' in _ask(pair.uri, _hello(DISK))
+    ear = Eavesdropper(pair.uri)
+    try:
+        pair.protect(uri=ear.uri)
+        pair.cable.wait_more(5, pair.primary)
+        session, token = ear.session, ear.token
+        assert token and token != bytes(16)
+        wrong = token[:15] + bytes([token[15] ^ 1])
+        for hello in (_hello(DISK), _hello(DISK, session=session),
+                      _hello(DISK, token=token),
+                      _hello(DISK, session=session, token=wrong)):
+            assert 'no session' in _ask(pair.uri, hello)
+        for drive in (0, 7, 0xffffffff):    # there is none to be copied
+            text = _ask(pair.uri, _hello(DISK, session, token, drive))
+            assert f'drive {drive} is not' in text or 'expects no' in text
+        # the token is good for nothing else
+        for channel in (DATA, CONTROL):
+            assert 'already' in _ask(pair.uri, _hello(channel, session,
+                                                      token))
+        pair.cable.wait_more(5, pair.primary)
+        pair.wait_hash()
+        assert pair.primary.query()['state'] == 'protected'
+    finally:
+        ear.close()
 
 
 class Impostor:

@@ -117,6 +117,12 @@ void print(const char *format, ...)
     va_end(ap);
 }
 
+void put_be16(uint8_t *p, uint16_t v)
+{
+    p[0] = v >> 8;
+    p[1] = v;
+}
+
 void put_be32(uint8_t *p, uint32_t v)
 {
     v = __builtin_bswap32(v);
@@ -135,6 +141,22 @@ uint32_t get_be32(const uint8_t *p)
 
     memcpy(&v, p, sizeof(v));
     return __builtin_bswap32(v);
+}
+
+void *arena_alloc(size_t size, size_t align)
+{
+    static uintptr_t next = ARENA_BASE;
+    uintptr_t at = (next + align - 1) & ~(align - 1);
+
+    if (size > ARENA_END - ARENA_BASE || at + size > ARENA_END) {
+        print("ftguest: PANIC no room for %u bytes more for the disks\n",
+              size);
+        for (;;) {
+            asm volatile("cli; hlt");
+        }
+    }
+    next = at + size;
+    return memset((void *)at, 0, size);
 }
 
 void options_init(const char *line)

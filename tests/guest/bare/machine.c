@@ -37,11 +37,11 @@ typedef struct IdtEntry {
 extern uint64_t boot_pdpt[512];
 
 volatile uint64_t ticks;
-volatile uint32_t nic_interrupts;
+volatile uint32_t interrupts;
+IrqLine nic_line;
 
 static IdtEntry idt[IRQ_BASE + 16];
-static void (*nic_acknowledge)(void);
-static unsigned nic_irq = 16;
+static IrqLine *lines[16];
 static uint32_t pm_last;
 static uint64_t pm_total;
 
@@ -59,22 +59,58 @@ __attribute__((interrupt)) static void on_timer(struct frame *f)
     end_of_interrupt(0);
 }
 
-__attribute__((interrupt)) static void on_nic(struct frame *f)
+/* The last input of a PIC also fires when a request is withdrawn. */
+static bool spurious(unsigned irq)
 {
-    nic_interrupts++;
-    nic_acknowledge();
-    end_of_interrupt(nic_irq);
+    uint16_t pic = irq < 8 ? PIC1 : PIC2;
+
+    if (irq % 8 != 7) {
+        return false;
+    }
+    outb(pic, 0x0b);                    /* read what is in service */
+    return !(inb(pic) & 0x80);
 }
 
-/* A spurious interrupt: the master PIC has seen it only when from PIC 2. */
-__attribute__((interrupt)) static void on_spurious7(struct frame *f)
+static void on_irq(unsigned irq)
 {
+    if (spurious(irq)) {
+        if (irq == 15) {
+            outb(PIC1, 0x20);           /* it has seen the cascade */
+        }
+        return;
+    }
+    for (IrqLine *line = lines[irq]; line; line = line->next) {
+        if (line->acknowledge(line->opaque)) {
+            line->count++;
+        }
+    }
+    interrupts++;
+    end_of_interrupt(irq);
 }
 
-__attribute__((interrupt)) static void on_spurious15(struct frame *f)
-{
-    outb(PIC1, 0x20);
-}
+#define IRQ_HANDLER(n)                                                  \
+    __attribute__((interrupt)) static void on_irq##n(struct frame *f)   \
+    {                                                                   \
+        on_irq(n);                                                      \
+    }
+
+IRQ_HANDLER(3)
+IRQ_HANDLER(4)
+IRQ_HANDLER(5)
+IRQ_HANDLER(6)
+IRQ_HANDLER(7)
+IRQ_HANDLER(9)
+IRQ_HANDLER(10)
+IRQ_HANDLER(11)
+IRQ_HANDLER(12)
+IRQ_HANDLER(14)
+IRQ_HANDLER(15)
+
+static void (*const irq_handlers[16])(struct frame *) = {
+    [3] = on_irq3, [4] = on_irq4, [5] = on_irq5, [6] = on_irq6,
+    [7] = on_irq7, [9] = on_irq9, [10] = on_irq10, [11] = on_irq11,
+    [12] = on_irq12, [14] = on_irq14, [15] = on_irq15,
+};
 
 __attribute__((interrupt)) static void on_fault(struct frame *f)
 {
@@ -118,8 +154,11 @@ void machine_init(void)
         idt_set(i, on_fault);
     }
     idt_set(IRQ_BASE, on_timer);
-    idt_set(IRQ_BASE + 7, on_spurious7);
-    idt_set(IRQ_BASE + 15, on_spurious15);
+    for (unsigned i = 0; i < 16; i++) {
+        if (irq_handlers[i]) {
+            idt_set(IRQ_BASE + i, irq_handlers[i]);
+        }
+    }
     asm volatile("lidt %0" : : "m"(idtr));
 
     outb(PIC1, 0x11);
@@ -144,16 +183,19 @@ void machine_init(void)
     pm_last = inl(PM_TIMER);
 }
 
-void irq_route_nic(unsigned irq, void (*acknowledge)(void))
+void irq_route(IrqLine *line, unsigned irq, bool (*acknowledge)(void *),
+               void *opaque)
 {
-    if (irq == 0 || irq > 15 || irq == 2) {
-        print("ftguest: ERROR no usable interrupt for the NIC: %u\n",
+    if (irq > 15 || !irq_handlers[irq]) {
+        print("ftguest: ERROR no usable interrupt for a device: %u\n",
               (uint64_t)irq);
+        errors++;
         return;
     }
-    nic_acknowledge = acknowledge;
-    nic_irq = irq;
-    idt_set(IRQ_BASE + irq, on_nic);
+    line->acknowledge = acknowledge;
+    line->opaque = opaque;
+    line->next = lines[irq];
+    lines[irq] = line;
     pic_unmask(irq);
 }
 

@@ -7,6 +7,7 @@
  */
 
 #include "ftguest.h"
+#include "blk.h"
 
 #define MULTIBOOT_LOADED    0x2badb002
 #define RESET_MAGIC         0x31545346  /* "FST1" */
@@ -21,7 +22,9 @@
 #define WRITER_CHUNK        16
 #define IRQ_LOST_MS         100
 
-enum { KIND_COUNTER = 1, KIND_ECHO = 2, KIND_RESET = 3, KIND_POWER_OFF = 4 };
+enum { KIND_COUNTER = 1, KIND_ECHO = 2, KIND_DISK = 3 };
+enum { REQUEST_RESET = 3, REQUEST_POWER_OFF = 4, REQUEST_DISK_QUIESCE = 5,
+       REQUEST_DISK_RESUME = 6, REQUEST_DISK_READ_ONLY = 7 };
 
 typedef struct MultibootInfo {
     uint32_t flags;
@@ -57,7 +60,9 @@ static uint8_t answer[PAYLOAD_MAX];
 static uint32_t answer_length;
 static bool answer_waits;
 static uint64_t counter, loops;
-static uint32_t resets, irqs_lost, interrupts_seen;
+static uint32_t resets, interrupts_seen;
+
+uint32_t irqs_lost;
 
 static void count_resets(void)
 {
@@ -138,10 +143,21 @@ static void answer_send(void)
     }
 }
 
+/* What the disks have to say, one frame for each. */
+static void disk_send(void)
+{
+    uint8_t report[BLK_REPORT];
+
+    while (blk_report(report) &&
+           frame_send(KIND_DISK, counter, report, sizeof(report))) {
+        blk_reported();
+    }
+}
+
 static void request(size_t size)
 {
     const uint8_t *p = frame_in + ETH_HEADER;
-    uint32_t length;
+    uint32_t length, token;
 
     if (size < ETH_HEADER + REQUEST_HEADER ||
         frame_in[12] != ETHERTYPE >> 8 ||
@@ -153,6 +169,7 @@ static void request(size_t size)
     if (length > PAYLOAD_MAX || ETH_HEADER + REQUEST_HEADER + length > size) {
         return;
     }
+    token = length >= 4 ? get_be32(p + REQUEST_HEADER) : 0;
     switch (get_be32(p + 4)) {
     case KIND_ECHO:
         /* With the ring full and an answer waiting, that one is lost. */
@@ -161,12 +178,21 @@ static void request(size_t size)
         answer_waits = true;
         answer_send();
         break;
-    case KIND_RESET:
+    case REQUEST_RESET:
         print("ftguest: reset by request\n");
         machine_reset();
-    case KIND_POWER_OFF:
+    case REQUEST_POWER_OFF:
         print("ftguest: power off by request\n");
         machine_power_off();
+    case REQUEST_DISK_QUIESCE:
+        blk_set_mode(BLK_QUIET, token);
+        break;
+    case REQUEST_DISK_RESUME:
+        blk_set_mode(BLK_RUN, token);
+        break;
+    case REQUEST_DISK_READ_ONLY:
+        blk_set_mode(BLK_READ_ONLY, token);
+        break;
     }
 }
 
@@ -178,10 +204,10 @@ static void nic_poll(void)
 {
     static uint64_t watch_since, watch_last;
     static bool watching;
-    uint32_t interrupts = nic_interrupts;
+    uint32_t seen = nic_line.count;
     size_t n;
 
-    if (interrupts == interrupts_seen) {
+    if (seen == interrupts_seen) {
         if (ticks - watch_last < 20) {
             return;
         }
@@ -201,7 +227,7 @@ static void nic_poll(void)
         irqs_lost++;
         print("ftguest: LOST interrupt of the NIC, t=%u\n", ticks);
     }
-    interrupts_seen = interrupts;
+    interrupts_seen = seen;
     watching = false;
     while ((n = nic->receive(frame_in)) != 0) {
         request(n);
@@ -224,6 +250,7 @@ static void each_second(void)
 {
     print("ftguest: t=%u count=%u gen=%u loops=%u errors=%u\n",
           ticks, counter, writer_generation, loops, (uint64_t)errors);
+    blk_print();
 }
 
 void guest_main(uint32_t magic, const MultibootInfo *info);
@@ -271,26 +298,32 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
           (uint64_t)mac[0], (uint64_t)mac[1], (uint64_t)mac[2],
           (uint64_t)mac[3], (uint64_t)mac[4], (uint64_t)mac[5],
           (uint64_t)resets, writing ? pages : 0, writing ? base : 0);
+    if (option_word("mode", "disk") || option_number("disk-verify", 0)) {
+        blk_init(resets);
+    }
 
     for (;;) {
         bool busy = cpu;
+        uint32_t before = interrupts;
 
         irq_on();
         if (cpu) {
             cpu_loop();
         }
         if (writing && ticks >= next_generation) {
-            uint64_t before = writer_generation;
+            uint64_t last = writer_generation;
 
             steps = writer_step(steps, WRITER_CHUNK);
-            if (writer_generation != before) {
+            if (writer_generation != last) {
                 next_generation = ticks + gap;
             }
             busy |= ticks >= next_generation;
         }
+        busy |= blk_step();
         if (nic) {
             nic_poll();
             answer_send();
+            disk_send();
             if (counting && !answer_waits && ticks >= next_frame) {
                 if (frame_send(KIND_COUNTER, counter + 1, NULL, 0)) {
                     counter++;
@@ -317,7 +350,7 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         if (!busy) {
             /* With sti before hlt, no interrupt comes between the two. */
             irq_off();
-            if (nic_interrupts == interrupts_seen) {
+            if (interrupts == before) {
                 asm volatile("sti; hlt" : : : "memory");
             }
         }

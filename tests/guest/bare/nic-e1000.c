@@ -75,9 +75,12 @@ static void reg_write(unsigned r, uint32_t v)
     *(volatile uint32_t *)(regs + r) = v;
 }
 
-static void e1000_acknowledge(void)
+static bool e1000_acknowledge(void *opaque)
 {
-    reg_write(ICR, reg_read(ICR));
+    uint32_t cause = reg_read(ICR);
+
+    reg_write(ICR, cause);
+    return cause & INT_RX;
 }
 
 static bool e1000_probe(const PciDevice *d, uint8_t mac[6])
@@ -122,7 +125,7 @@ static bool e1000_probe(const PciDevice *d, uint8_t mac[6])
     reg_write(TCTL, TCTL_ON);
     reg_write(RCTL, RCTL_ON);
     reg_write(IMS, INT_RX);
-    irq_route_nic(pci_irq(d), e1000_acknowledge);
+    irq_route(&nic_line, pci_irq(d), e1000_acknowledge, NULL);
     return true;
 }
 

@@ -32,9 +32,12 @@ static uint8_t rx_ring[RX_RING + 16 + 2048] __attribute__((aligned(16)));
 static uint8_t tx_frame[TX_SLOTS][2048] __attribute__((aligned(16)));
 static unsigned rx_at, tx_slot;
 
-static void rtl8139_acknowledge(void)
+static bool rtl8139_acknowledge(void *opaque)
 {
-    outw(port + INT_STATUS, inw(port + INT_STATUS));
+    uint16_t status = inw(port + INT_STATUS);
+
+    outw(port + INT_STATUS, status);
+    return status & INT_RX;
 }
 
 static bool rtl8139_probe(const PciDevice *d, uint8_t mac[6])
@@ -61,7 +64,7 @@ static bool rtl8139_probe(const PciDevice *d, uint8_t mac[6])
     outb(port + COMMAND, COMMAND_TX | COMMAND_RX);
     outl(port + RX_CONFIG, 2 << 11 | 7 << 8 | RX_WRAP | RX_ACCEPT);
     outw(port + INT_MASK, INT_RX);
-    irq_route_nic(pci_irq(d), rtl8139_acknowledge);
+    irq_route(&nic_line, pci_irq(d), rtl8139_acknowledge, NULL);
     return true;
 }
 

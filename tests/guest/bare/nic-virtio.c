@@ -69,9 +69,9 @@ static uint8_t ring_memory[2][SIZE_MAX_QUEUE * 28 + 3 * PAGE_SIZE]
 static uint8_t headers[2][SLOTS][16];
 static uint8_t frames[2][SLOTS][FRAME_SPACE];
 
-static void virtio_acknowledge(void)
+static bool virtio_acknowledge(void *opaque)
 {
-    inb(port + ISR);
+    return inb(port + ISR) & 1;
 }
 
 static bool queue_init(Queue *q, unsigned n)
@@ -141,7 +141,7 @@ static bool virtio_probe(const PciDevice *d, uint8_t mac[6])
         return false;
     }
     tx.avail->flags = NO_INTERRUPT;
-    irq_route_nic(pci_irq(d), virtio_acknowledge);
+    irq_route(&nic_line, pci_irq(d), virtio_acknowledge, NULL);
     outb(port + STATUS, DRIVER_OK);
     for (unsigned i = 0; i < rx.slots; i++) {
         queue_give(&rx, 0, i);

@@ -10,6 +10,7 @@ One line per case. Uses plain QEMU only: no part of the fault tolerance.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,20 @@ NICS = {
     'e1000': 'e1000,romfile=',
     'e1000e': 'e1000e,romfile=',
 }
+
+# The controller, then one disk on it, with its number and drive.
+DISKS = {
+    'virtio': ((), 'virtio-blk-pci,drive={drive}'),
+    'scsi': (('-device', 'virtio-scsi-pci,id=scsi'),
+             'scsi-hd,bus=scsi.0,scsi-id={n},drive={drive}'),
+    'ide': ((), 'ide-hd,bus=ide.{n},drive={drive}'),
+    'ahci': (('-device', 'ich9-ahci,id=ahci'),
+             'ide-hd,bus=ahci.{n},drive={drive}'),
+}
+REGION = 16384                          # sectors
+# The firmware may take half a minute for each AHCI disk.
+BOOT_SECONDS = {'ahci': 100}
+ahci_is_fast = False
 
 
 class Guest:
@@ -272,6 +287,335 @@ def gdb_write(path, address, data):
         command('D')
 
 
+def qemu_img(*arguments):
+    beside = os.path.dirname(os.path.realpath(QEMU))
+    tool = shutil.which('qemu-img', path=beside) or 'qemu-img'
+    subprocess.run([tool, *arguments], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def make_image(directory, name, form='raw'):
+    path = os.path.join(directory, name)
+    qemu_img('create', '-q', '-f', form, path, '10M')
+    return path
+
+
+def disk_options(kind, images, rules='', n=0):
+    """QEMU's options for images, (path, format) each, on a controller."""
+    controller, device = DISKS[kind]
+    options = list(controller)
+    for path, form in images:
+        drive = f'{kind}{n}'
+        options += ['-drive', f'if=none,id={drive},file.filename={path},'
+                    f'format={form},discard=unmap{rules}',
+                    '-device', device.format(n=n, drive=drive)]
+        n += 1
+    return options
+
+
+def as_raw(path, form):
+    """The path of a raw image with the same content."""
+    if form == 'raw':
+        return path
+    qemu_img('convert', '-U', '-f', form, '-O', 'raw', path, path + '.raw')
+    return path + '.raw'
+
+
+class Both:
+    """Checks counter frames and disk reports together."""
+
+    def __init__(self):
+        self.watch = ftguest.Watch()
+        self.disks = ftguest.DiskWatch()
+
+    def __call__(self, when, frame):
+        self.watch(when, frame)
+        self.disks(when, frame)
+
+    def run(self, wire, seconds):
+        for when, frame in wire.frames(seconds):
+            self(when, frame)
+
+    def wait(self, wire, what, condition, timeout=10):
+        wire.disks(what, condition, self.disks, timeout, self.watch)
+
+    def mode(self, wire, kind):
+        wire.disk_mode(kind, self.disks, seen=self.watch)
+
+    def clean(self):
+        clean(self.watch)
+        need(f'{self.disks.problems[:3]}', not self.disks.problems)
+        need('no disk reports', self.disks.count)
+
+
+def mutate(wire, both, image, index=0):
+    """Garbage, an old sector, one from elsewhere: each must be noticed."""
+    wanted = {}
+    with open(image, 'r+b') as file:
+        content = file.read(REGION * 512)
+
+        def put(sector, data):
+            file.seek(sector * 512)
+            file.write(data)
+            wanted[sector] = data
+        written = [n for n in range(REGION)
+                   if content[n * 512:(n + 1) * 512].strip(b'\0')]
+        one, two, three, four = written[3::len(written) // 4][:4]
+        put(one, bytes(512))
+        put(two, b'garbage' + content[two * 512 + 7:(two + 1) * 512])
+        put(three, content[one * 512:(one + 1) * 512])
+        data = bytearray(content[four * 512:(four + 1) * 512])
+        data[300] ^= 4
+        put(four, bytes(data))
+    report = ftguest.check_image(image, REGION)
+    need(f'check_image: {report}', report.torn >= 3)
+    before = both.disks.last[index].mismatches
+    both.mode(wire, ftguest.KIND_DISK_READ_ONLY)
+    rounds = both.disks.last[index].rounds
+    both.wait(wire, 'two rounds of reading', lambda d: d.index != index or
+              d.rounds >= rounds + 2, 30)
+    found = both.disks.last[index].mismatches - before
+    need(f'{found} of 4 changed sectors noticed', found == 4)
+    return found
+
+
+def case_disk(directory, kind, machine, options='', images=('raw', 'qcow2'),
+              rules=''):
+    """The load on disks of a kind; the image checked; the checker too."""
+    images = [(make_image(directory, f'd{i}', form), form)
+              for i, form in enumerate(images)]
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        guest = Guest(directory, 'a', wire,
+                      f'mode=count,touch,disk disk-discard=1 pages=64 gap=9 '
+                      f'disk-gap=2000 {options}', machine=machine,
+                      extra=disk_options(kind, images, rules))
+        try:
+            both = Both()
+            first = wire.receive(BOOT_SECONDS.get(kind, 10))
+            need('no frame', first)
+            up = first[0] - guest.started
+            if kind == 'ahci' and up < 5:
+                global ahci_is_fast
+                ahci_is_fast = True
+            both.wait(wire, 'disk reports', lambda d: True)
+            need('not all disks found', len(both.disks.last) == len(images))
+            need('wrong kind', both.disks.last[0].kind == kind)
+            both.wait(wire, 'region read all around',
+                      lambda d: d.rounds >= 2, 30)
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            end = dict(both.disks.last)
+            both.clean()
+            for disk in end.values():
+                path = as_raw(*images[disk.index])
+                report = ftguest.check_image(path, REGION)
+                need(f'{report} after {disk}', not report.torn and
+                     report.valid > REGION // 2 and report.runs == 1 and
+                     disk.version - 200 < report.highest <= disk.version)
+                need(f'too little done: {disk}', disk.writes > 200 and
+                     disk.reads > 100 and disk.flushes and disk.discards)
+            both.run(wire, 0.3)
+            need('not quiet', all(
+                both.disks.last[i].writes == end[i].writes and
+                both.disks.last[i].reads == end[i].reads for i in end))
+            both.mode(wire, ftguest.KIND_DISK_RESUME)
+            both.wait(wire, 'writes after the pause', lambda d:
+                      d.writes > end[d.index].writes + 20)
+            wire.send(ftguest.KIND_RESET)
+            end = time.monotonic() + BOOT_SECONDS.get(kind, 10)
+            while both.disks.boot != 1 and time.monotonic() < end:
+                both.run(wire, 0.1)
+            both.wait(wire, 'region read all around after the reset',
+                      lambda d: d.rounds >= 1 and both.disks.boot == 1, 30)
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            both.clean()
+            need('no reset seen', both.watch.resets == 1)
+            report = ftguest.check_image(as_raw(*images[0]), REGION)
+            need(f'{report} after a reset', not report.torn and
+                 report.runs == 1)
+            found = mutate(wire, both, images[0][0])
+            last = both.disks.last[0]
+            need('errors in the counter frames',
+                 both.watch.last.errors == found)
+            need('nothing on the serial line', 'ERROR disk=0 sector=' in
+                 guest.serial())
+            wire.send(ftguest.KIND_POWER_OFF)
+            guest.process.wait(5)
+            return (f'up {up:.2f} s, {last.writes} writes, {last.reads} '
+                    f'reads, {found} mismatches found of 4 made')
+        finally:
+            guest.stop()
+
+
+def case_disk_all(directory, options):
+    """A disk of each kind (but AHCI, for its firmware) at full speed."""
+    extra = []
+    for kind in 'virtio', 'scsi', 'ide':
+        extra += disk_options(kind, [(make_image(directory, kind), 'raw')])
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        guest = Guest(directory, 'a', wire, f'mode=count,disk disk-gap=0 '
+                      f'disk-discard=1 {options}', extra=extra)
+        try:
+            both = Both()
+            both.run(wire, 4)
+            need('not all kinds found', sorted(
+                d.kind for d in both.disks.last.values()) ==
+                ['ide', 'scsi', 'virtio'])
+            echoes(wire, both, 10)
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            both.clean()
+            return ', '.join(f'{d.kind} {(d.writes + d.reads) // 4}/s'
+                             for d in both.disks.last.values())
+        finally:
+            guest.stop()
+
+
+def case_disk_verify(directory, kind):
+    """The cold check, of what an earlier guest has written."""
+    image = make_image(directory, 'd')
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        guest = Guest(directory, 'a', wire, 'mode=count,disk disk-zero=0 '
+                      'disk-sectors=4000',
+                      extra=disk_options(kind, [(image, 'raw')]))
+        try:
+            both = Both()
+            both.run(wire, 2)
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            wire.send(ftguest.KIND_POWER_OFF)
+            guest.process.wait(5)
+        finally:
+            guest.stop()
+        with open(image, 'r+b') as file:
+            file.seek(77 * 512)
+            file.write(b'garbage')
+        host = ftguest.check_image(image, 4000)
+        guest = Guest(directory, 'b', wire, 'disk-verify=1 '
+                      'disk-sectors=4000',
+                      extra=disk_options(kind, [(image, 'raw')]))
+        try:
+            guest.process.wait(10)
+            told = [line for line in guest.serial().splitlines()
+                    if 'verify' in line]
+            need(f'{told} is not {host}', len(told) == 1 and
+                 f' valid={host.valid} torn={host.torn} blank={host.blank} '
+                 f'foreign=0 highest={host.highest} ' in told[0])
+            need(f'{host}', host.valid == 3999 and host.torn == 1)
+            return told[0][len('ftguest: '):]
+        finally:
+            guest.stop()
+
+
+def case_disk_errors(directory, kind, okay):
+    """A request that fails is an error, and taken as one; or it is not."""
+    image = make_image(directory, 'd')
+    rules = directory + '/rules'
+    with open(rules, 'w', encoding='ascii') as file:
+        file.write('[inject-error]\nevent = "pwritev"\nsector = "3000"\n'
+                   'errno = "5"\n')
+    controller, device = DISKS[kind]
+    extra = [*controller, '-drive', f'if=none,id=x,format=raw,werror=report,'
+             f'file.driver=blkdebug,file.config={rules},'
+             f'file.image.driver=file,file.image.filename={image}',
+             '-device', device.format(n=0, drive='x')]
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        guest = Guest(directory, 'a', wire, 'mode=count,disk ' +
+                      ('disk-ioerr=ok' if okay else ''), extra=extra)
+        try:
+            both = Both()
+            both.wait(wire, 'failed requests', lambda d: d.io_errors >= 2 and
+                      d.rounds >= 1, BOOT_SECONDS.get(kind, 20))
+            disk = both.disks.last[0]
+            need(f'{disk}', not disk.mismatches and not disk.late)
+            both.run(wire, 0.3)
+            errors = both.watch.last.errors
+            need(f'{errors} errors', (errors == 0) == okay)
+            need(f'{disk}', both.disks.last[0].writes > disk.writes)
+            return f'{disk.io_errors} failed of {disk.writes} writes'
+        finally:
+            guest.stop()
+
+
+def case_disk_late(directory, kind):
+    """A request that never completes is told of; one that is late, too."""
+    image = make_image(directory, 'd')
+    controller, device = DISKS[kind]
+    extra = [*controller, '-drive', f'if=none,id=x,format=raw,'
+             f'file.driver=blkdebug,file.image.driver=file,'
+             f'file.image.filename={image}',
+             '-device', device.format(n=0, drive='x')]
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        guest = Guest(directory, 'a', wire,
+                      'mode=count,disk disk-timeout=1', extra=extra)
+        try:
+            both = Both()
+            both.wait(wire, 'first round', lambda d: d.rounds >= 1, 20)
+            both.clean()
+
+            def qemu_io(line):
+                guest.command('human-monitor-command',
+                              **{'command-line': f'qemu-io x "{line}"'})
+            qemu_io('break pwritev here')
+            both.wait(wire, 'late request', lambda d: d.late, 10)
+            qemu_io('resume here')
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            disk = both.disks.last[0]
+            need(f'{disk}', disk.late and not disk.mismatches and
+                 not disk.io_errors and not disk.in_flight)
+            need('errors', both.watch.last.errors == disk.late)
+            need('nothing on the serial line', 'LOST request disk=0' in
+                 guest.serial())
+            return f'{disk.late} late'
+        finally:
+            guest.stop()
+
+
+def case_disk_migrate(directory, kind, machine):
+    """An ordinary migration with the image shared, requests in flight."""
+    images = [(make_image(directory, 'd0'), 'raw'),
+              (make_image(directory, 'd1', 'qcow2'), 'qcow2')]
+    extra = disk_options(kind, images, ',cache.direct=on')
+    options = ('mode=count,disk,touch pages=256 gap=20 disk-gap=500 '
+               'disk-discard=1')
+    with ftguest.Wire(directory + '/us', directory + '/guest') as wire:
+        one = Guest(directory, 'a', wire, options, machine=machine,
+                    extra=extra)
+        two = None
+        try:
+            both = Both()
+            need('no frame', wire.receive(BOOT_SECONDS.get(kind, 10)))
+            both.wait(wire, 'first round', lambda d: d.rounds >= 1, 20)
+            both.clean()
+            wire.guest = directory + '/guest2'
+            two = Guest(directory, 'b', wire, options, machine=machine,
+                        extra=(*extra, '-incoming',
+                               f'unix:{directory}/migrate'))
+            two.connect()
+            one.command('migrate-set-parameters',
+                        **{'max-bandwidth': 1 << 30, 'downtime-limit': 100})
+            one.command('migrate', uri=f'unix:{directory}/migrate')
+            for _ in range(200):
+                both.run(wire, 0.05)
+                status = one.command('query-migrate')['status']
+                if status in ('completed', 'failed'):
+                    break
+            need(f'migration {status}', status == 'completed')
+            before = dict(both.disks.last)
+            both.wait(wire, 'two rounds more', lambda d: d.rounds >=
+                      before[d.index].rounds + 2, 20)
+            both.mode(wire, ftguest.KIND_DISK_QUIESCE)
+            both.clean()
+            for image in images:
+                report = ftguest.check_image(as_raw(*image), REGION)
+                need(f'{report}', not report.torn and report.runs == 1)
+            disk = both.disks.last[0]
+            return (f'outage {both.watch.outage * 1000:.0f} ms, '
+                    f'{disk.writes} writes, {disk.reads} reads, lost '
+                    f'interrupts {both.watch.last.irqs_lost}')
+        finally:
+            one.stop()
+            if two:
+                two.stop()
+
+
 def cases():
     for machine in 'pc', 'q35':
         for nic in NICS:
@@ -295,6 +639,32 @@ def cases():
         for mode in 'touch', 'fill':
             yield (f'migrate {machine} {nic} {mode}', case_migrate,
                    (nic, machine, mode))
+    for kind, machine in (('virtio', 'pc'), ('virtio', 'q35'),
+                          ('scsi', 'pc'), ('scsi', 'q35'), ('ide', 'pc')):
+        yield f'disk {machine} {kind}', case_disk, (kind, machine)
+    yield ('disk pc ahci', case_disk,
+           ('ahci', 'pc', 'disk-gap=1000', ('raw',)))
+    yield ('disk direct', case_disk,
+           ('virtio', 'pc', 'disk-queue=32 disk-gap=500', ('raw', 'qcow2'),
+            ',cache.direct=on'))
+    yield ('disk write-through', case_disk,
+           ('virtio', 'pc', 'disk-wce=0'))
+    yield 'disk all', case_disk_all, ('',)
+    yield 'disk all deep', case_disk_all, ('disk-queue=32',)
+    kinds = ['virtio', 'scsi', 'ide']
+    if ahci_is_fast:
+        kinds.append('ahci')
+        yield 'disk q35 ahci', case_disk, ('ahci', 'q35')
+        yield 'disk migrate pc ahci', case_disk_migrate, ('ahci', 'pc')
+    for kind in kinds:
+        yield f'disk verify {kind}', case_disk_verify, (kind,)
+        yield f'disk errors {kind}', case_disk_errors, (kind, False)
+        yield f'disk errors ok {kind}', case_disk_errors, (kind, True)
+        yield f'disk late {kind}', case_disk_late, (kind,)
+    for kind, machine in (('virtio', 'pc'), ('virtio', 'q35'),
+                          ('scsi', 'pc'), ('ide', 'pc')):
+        yield (f'disk migrate {machine} {kind}', case_disk_migrate,
+               (kind, machine))
 
 
 def main():

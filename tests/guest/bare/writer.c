@@ -45,14 +45,6 @@ static Position near_position __attribute__((aligned(4096)));
 static uint8_t apart[3 * PAGE_SIZE];
 static Position far_position __attribute__((aligned(4096)));
 
-/* A well-mixing function of 64 bits: multiply, fold, twice. */
-static uint64_t mix(uint64_t v)
-{
-    v = (v + 0x8ebc6af09c88c6e3ull) * 0xd6e8feb86659fd93ull;
-    v = (v ^ v >> 32) * 0xd6e8feb86659fd93ull;
-    return v ^ v >> 32;
-}
-
 static uint64_t seed(uint64_t generation, uint32_t page)
 {
     return mix(generation << 24 ^ page ^ generation >> 40);
@@ -100,19 +92,12 @@ static void stamp_write(uint8_t *at, Stamp stamp)
     *(volatile Stamp *)at = stamp;
 }
 
-/* The words between the stamps, a number sequence from the seed. */
-static uint64_t next_word(uint64_t w)
-{
-    w = w * 0x5851f42d4c957f2dull + 0x14057b7ef767814full;
-    return w ^ w >> 29;
-}
-
 static void page_check(uint64_t generation, uint32_t page)
 {
     const uint8_t *p = set + (uint64_t)page * PAGE_SIZE;
     Stamp want = stamp_make(generation, page);
     unsigned mid = middle(page);
-    uint64_t w = seed(generation, page);
+    uint64_t w = seed(generation, page);    /* then word after word */
     uint64_t got;
 
     stamp_check(p + HEAD, "head", want);

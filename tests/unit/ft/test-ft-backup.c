@@ -1,295 +1,13 @@
 /*
  * Unit tests of migration/ft/backup-fsm.c: the backup's state machine
  *
+ * What it asks for is written down by the operations in backup-world.h.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "migration/ft/backup-fsm.h"
-
-#define FENCE   300000
-#define STAGE   1000
-#define DEVICE  500
-#define T0      1000000
-
-/* What the machine asked for, in order, as text:
- * p stage pages, P apply now, v stage devices, a1 ack, A1 apply (A1! failed),
- * x drop the open epoch, F failover, T1 take over from 1, O / E discard in
- * order / by an error, >name new state */
-typedef struct World {
-    FtBak b;
-    GString *log;
-    char *reason;
-    int64_t now;
-    bool fail_stage, fail_now, fail_devices, fail_apply;
-    uint64_t records;           /* that stage_pages finds */
-} World;
-
-static void G_GNUC_PRINTF(2, 3) say(World *w, const char *fmt, ...)
-{
-    va_list ap;
-
-    if (w->log->len) {
-        g_string_append_c(w->log, ' ');
-    }
-    va_start(ap, fmt);
-    g_string_append_vprintf(w->log, fmt, ap);
-    va_end(ap);
-}
-
-static void on_state(void *opaque, FtBakState state, const char *reason)
-{
-    World *w = opaque;
-
-    g_assert_nonnull(reason);
-    g_assert_cmpint(w->b.state, ==, state);
-    g_free(w->reason);
-    w->reason = g_strdup(reason);
-    say(w, ">%s", ft_bak_state_name(state));
-}
-
-static bool on_pages(void *opaque, const void *payload, uint32_t len,
-                     uint64_t *records, Error **errp)
-{
-    World *w = opaque;
-
-    say(w, "p");
-    if (w->fail_stage) {
-        error_setg(errp, "bad record");
-        return false;
-    }
-    *records = w->records;
-    return true;
-}
-
-static bool on_now(void *opaque, const void *payload, uint32_t len,
-                   Error **errp)
-{
-    World *w = opaque;
-
-    say(w, "P");
-    if (w->fail_now) {
-        error_setg(errp, "bad record");
-        return false;
-    }
-    return true;
-}
-
-static bool on_devices(void *opaque, const void *payload, uint32_t len,
-                       Error **errp)
-{
-    World *w = opaque;
-
-    say(w, "v");
-    if (w->fail_devices) {
-        error_setg(errp, "no memory");
-        return false;
-    }
-    return true;
-}
-
-static void on_ack(void *opaque, uint64_t epoch)
-{
-    World *w = opaque;
-
-    g_assert_cmpuint(w->b.committed, ==, epoch);
-    say(w, "a%" PRIu64, epoch);
-}
-
-static bool on_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
-                     uint16_t flags, Error **errp)
-{
-    World *w = opaque;
-
-    say(w, "A%" PRIu64 "%s", epoch, w->fail_apply ? "!" : "");
-    if (w->fail_apply) {
-        error_setg(errp, "RAM differs");
-        return false;
-    }
-    return true;
-}
-
-static void on_drop(void *opaque)
-{
-    say(opaque, "x");
-}
-
-static void on_failover(void *opaque)
-{
-    say(opaque, "F");
-}
-
-static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
-{
-    World *w = opaque;
-
-    g_assert_cmpuint(epoch, >, 0);
-    g_assert_cmpuint(epoch, ==, w->b.committed);
-    g_assert_nonnull(reason);
-    say(w, "T%" PRIu64, epoch);
-}
-
-static void on_discard(void *opaque, bool orderly, const char *reason)
-{
-    g_assert_nonnull(reason);
-    say(opaque, orderly ? "O" : "E");
-}
-
-static const FtBakOps ops = {
-    .state = on_state,
-    .stage_pages = on_pages,
-    .apply_now = on_now,
-    .stage_devices = on_devices,
-    .ack = on_ack,
-    .apply = on_apply,
-    .drop_open = on_drop,
-    .send_failover = on_failover,
-    .takeover = on_takeover,
-    .discard = on_discard,
-};
-
-static World *world_new(void)
-{
-    World *w = g_new0(World, 1);
-    FtBakParams params = {
-        .fence_timeout_us = FENCE, .max_stage_bytes = STAGE,
-        .max_device_bytes = DEVICE,
-    };
-
-    w->log = g_string_new(NULL);
-    w->now = T0;
-    w->records = 3;
-    ft_bak_init(&w->b, &ops, w, &params);
-    return w;
-}
-
-static void world_free(World *w)
-{
-    g_string_free(w->log, true);
-    g_free(w->reason);
-    g_free(w);
-}
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
-
-static void expect(World *w, const char *want)
-{
-    g_assert_cmpstr(w->log->str, ==, want);
-    g_string_truncate(w->log, 0);
-}
-
-/* A frame; NULL if it was taken, or what was wrong with it. */
-static char *frame(World *w, FtFrameType type, uint16_t flags,
-                   uint64_t epoch, uint32_t len, const void *payload)
-{
-    g_autofree uint8_t *zero = g_malloc0(MAX(len, 1));
-    FtFrame f = { .type = type, .flags = flags, .epoch = epoch,
-                  .length = len };
-    Error *err = NULL;
-    bool ok = ft_bak_frame(&w->b, &f, payload ? payload : zero, &err);
-    char *text = NULL;
-
-    g_assert_true(ok == !err);
-    if (err) {
-        text = g_strdup(error_get_pretty(err));
-        error_free(err);
-    }
-    return text;
-}
-
-static char *epoch_end(World *w, uint64_t epoch, uint64_t pages,
-                       uint64_t page_bytes, uint64_t device_bytes)
-{
-    uint8_t buf[FT_EPOCH_END_SIZE];
-    FtEpochEnd end = { .pages = pages, .page_bytes = page_bytes,
-                       .device_bytes = device_bytes };
-
-    ft_wire_put_epoch_end(buf, &end);
-    return frame(w, FT_FRAME_EPOCH_END, FT_FLAG_RUNNING, epoch, sizeof(buf),
-                 buf);
-}
-
-/* The end that fits what has come. */
-static char *good_end(World *w)
-{
-    return epoch_end(w, w->b.committed + 1, w->b.open_pages,
-                     w->b.open_page_bytes, w->b.open_device_bytes);
-}
-
-static void whole_epoch(World *w)
-{
-    uint64_t epoch = w->b.committed + 1;
-
-    g_assert_null(frame(w, FT_FRAME_PAGES, 0, epoch, 100, NULL));
-    g_assert_null(frame(w, FT_FRAME_DEVICES, 0, epoch, 50, NULL));
-    g_assert_null(good_end(w));
-}
-
-typedef enum From {
-    WAITING,
-    SYNC,
-    SYNC_OPEN,      /* epoch 1 has begun */
-    STANDBY,        /* 1 is committed */
-    STANDBY_OPEN,   /* 2 has begun */
-    ASKED,          /* the operator wants it, the primary has not answered */
-    DATA_LOST,
-    CONTROL_LOST,
-    TAKEOVER,
-    UNPROTECTED,
-    DISCARDED,
-    FROM__MAX
-} From;
-
-static const char *const from_name[] = {
-    "waiting", "sync", "sync, 1 open", "standby", "standby, 2 open", "asked",
-    "data lost", "control lost", "takeover", "unprotected", "discarded",
-};
-
-static World *world_at(From from)
-{
-    World *w = world_new();
-    FtBak *b = &w->b;
-
-    if (from >= SYNC) {
-        ft_bak_connected(b);
-        g_assert_null(frame(w, FT_FRAME_PAGES, FT_FLAG_SYNC, 0, 10, NULL));
-    }
-    if (from >= SYNC_OPEN) {
-        g_assert_null(frame(w, FT_FRAME_PAGES, 0, 1, 100, NULL));
-        g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 1, 50, NULL));
-    }
-    if (from >= STANDBY) {
-        g_assert_null(good_end(w));
-        g_assert_cmpint(b->state, ==, FT_BAK_STANDBY);
-    }
-    if (from >= STANDBY_OPEN) {
-        g_assert_null(frame(w, FT_FRAME_PAGES, 0, 2, 100, NULL));
-        g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 2, 50, NULL));
-    }
-    if (from == ASKED) {
-        g_assert_true(ft_bak_failover(b, w->now, &error_abort));
-    }
-    if (from == DATA_LOST) {
-        ft_bak_data_lost(b, w->now);
-    }
-    if (from == CONTROL_LOST) {
-        ft_bak_control_lost(b, w->now);
-    }
-    if (from == TAKEOVER || from == UNPROTECTED) {
-        ft_bak_data_lost(b, w->now);
-        ft_bak_control_lost(b, w->now);
-        g_assert_cmpint(b->state, ==, FT_BAK_TAKEOVER);
-    }
-    if (from == UNPROTECTED) {
-        ft_bak_running(b);
-    }
-    if (from == DISCARDED) {
-        ft_bak_peer_disarm(b, "cancelled");
-    }
-    g_string_truncate(w->log, 0);
-    return w;
-}
+#include "backup-world.h"
 
 #define BAD     "x >discarded E"
 #define ORDERLY "x >discarded O"
@@ -305,13 +23,21 @@ static const struct {
     { "sync pages",   { "", "P", "P", BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "pages",        { "", "p", "p", "p", "p", "p", "p", "p", "", "", "" } },
     { "devices",      { "", "v", "v", "v", "v", "v", "v", "v", "", "", "" } },
+    { "journal",      { "", "j", "j", "j", "j", "j", "j", "j", "", "", "" } },
+    { "samples",      { "", "s", "s", BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     /* nothing has come in those that are not open: no device state */
     { "end",          { "", BAD, "a1 A1 >standby", BAD, "a2 A2", "a2 A2",
                         BAD, "a2 A2", "", "", "" } },
     { "torn end",     { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "torn journal", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "ahead of disk", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "past end",     { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "future pages", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "sync pages 1", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "journal 0",    { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "past journal", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "samples 0",    { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
+    { "future journal", { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "wrong type",   { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "bad frame",    { "", BAD, BAD, BAD, BAD, BAD, BAD, BAD, "", "", "" } },
     { "apply fails",  { "", BAD, "a1 A1! " BAD, BAD, "a2 A2! " BAD,
@@ -335,6 +61,7 @@ static void fire(World *w, const char *event)
 {
     FtBak *b = &w->b;
     uint64_t open = b->committed + 1;
+    FtEpochEnd end = fitting(w);
     bool live = b->state == FT_BAK_SYNC || b->state == FT_BAK_STANDBY;
     g_autofree char *err = NULL;
 
@@ -346,21 +73,45 @@ static void fire(World *w, const char *event)
         err = frame(w, FT_FRAME_PAGES, 0, open, 10, NULL);
     } else if (g_str_equal(event, "devices")) {
         err = frame(w, FT_FRAME_DEVICES, 0, open, 10, NULL);
+    } else if (g_str_equal(event, "journal")) {
+        err = frame(w, FT_FRAME_JOURNAL, 0, open, 10, NULL);
+    } else if (g_str_equal(event, "samples")) {
+        err = frame(w, FT_FRAME_SAMPLES, 0, open, 10, NULL);
     } else if (g_str_equal(event, "end")) {
         err = good_end(w);
     } else if (g_str_equal(event, "torn end")) {
-        err = epoch_end(w, open, b->open_pages + 1, b->open_page_bytes,
-                        b->open_device_bytes);
+        end.pages++;
+        err = epoch_end(w, open, &end);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "torn journal")) {
+        end.journal_records++;
+        err = epoch_end(w, open, &end);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "ahead of disk")) {
+        end.on_disk = open;
+        err = epoch_end(w, open, &end);
         g_assert_nonnull(err);
     } else if (g_str_equal(event, "past end")) {
-        err = epoch_end(w, b->committed, b->open_pages, b->open_page_bytes,
-                        b->open_device_bytes);
+        err = epoch_end(w, b->committed, &end);
         g_assert_nonnull(err);
     } else if (g_str_equal(event, "future pages")) {
         err = frame(w, FT_FRAME_PAGES, 0, open + 1, 10, NULL);
         g_assert_nonnull(err);
     } else if (g_str_equal(event, "sync pages 1")) {
         err = frame(w, FT_FRAME_PAGES, FT_FLAG_SYNC, open, 10, NULL);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "journal 0")) {
+        /* The first copy has no journal: its epoch is not open. */
+        err = frame(w, FT_FRAME_JOURNAL, 0, 0, 10, NULL);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "samples 0")) {
+        err = frame(w, FT_FRAME_SAMPLES, 0, 0, 10, NULL);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "past journal")) {
+        err = frame(w, FT_FRAME_JOURNAL, 0, b->committed, 10, NULL);
+        g_assert_nonnull(err);
+    } else if (g_str_equal(event, "future journal")) {
+        err = frame(w, FT_FRAME_JOURNAL, 0, open + 1, 10, NULL);
         g_assert_nonnull(err);
     } else if (g_str_equal(event, "wrong type")) {
         err = frame(w, FT_FRAME_ACK, 0, open, 0, NULL);
@@ -438,31 +189,119 @@ static void test_table(void)
 /* Every number in EPOCH_END counts. */
 static void test_torn(void)
 {
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i <= 10; i++) {
         g_autoptr(World) w = world_at(STANDBY_OPEN);
-        int off = i & 1 ? 1 : -1;
+        FtEpochEnd end = {
+            .pages = 3, .page_bytes = 100, .device_bytes = 50,
+            .journal_bytes = 60, .journal_records = 2,
+        };
+        uint64_t *number[] = {
+            &end.pages, &end.page_bytes, &end.device_bytes,
+            &end.journal_bytes, &end.journal_records,
+        };
         g_autofree char *err = NULL;
 
-        err = epoch_end(w, 2, 3 + (i / 2 == 0 ? off : 0),
-                        100 + (i / 2 == 1 ? off : 0),
-                        50 + (i / 2 == 2 ? off : 0));
-        if (i / 2 == 3) {
+        if (i < 10) {
+            *number[i / 2] += i & 1 ? 1 : -1;
+        }
+        err = epoch_end(w, 2, &end);
+        if (i == 10) {
             g_assert_null(err);
             expect(w, "a2 A2");
         } else {
-            g_assert_nonnull(strstr(err, "torn"));
+            expect_error(err, "torn");
             expect(w, BAD);
         }
     }
-    /* Nothing of the epoch before counts in the next one. */
+    /* Each frame counts, and nothing of the epoch before in the next one. */
     {
         g_autoptr(World) w = world_at(STANDBY);
+        FtEpochEnd end = { .device_bytes = 7, .journal_bytes = 30,
+                           .journal_records = 5 };
 
         g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 2, 7, NULL));
-        g_assert_null(epoch_end(w, 2, 0, 0, 7));
+        g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 2, 10, NULL));
+        w->journal_records = 3;
+        g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 2, 20, NULL));
+        g_assert_null(epoch_end(w, 2, &end));
+        end = (FtEpochEnd) { .device_bytes = 8 };
         g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 3, 8, NULL));
-        g_assert_null(epoch_end(w, 3, 0, 0, 8));
-        expect(w, "v a2 A2 v a3 A3");
+        g_assert_null(epoch_end(w, 3, &end));
+        expect(w, "v j j a2 A2 v a3 A3");
+    }
+}
+
+/*
+ * What is on the primary's disks need not be replayed: it is lower than the
+ * epoch that says so, and does not go back.
+ */
+static void test_on_disk(void)
+{
+    static const uint64_t going[] = { 0, 0, 2, 2, 3, 6 };
+    static const struct {
+        uint64_t says;
+        bool ok;
+    } eighth[] = {      /* after the epochs above, the first of which is 2 */
+        { 0, false }, { 5, false }, { 6, true }, { 7, true }, { 8, false },
+        { 9, false }, { UINT64_MAX, false },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(eighth); i++) {
+        g_autoptr(World) w = world_at(STANDBY);
+        g_autofree char *err = NULL;
+
+        for (int j = 0; j < ARRAY_SIZE(going); j++) {
+            w->on_disk = going[j];
+            whole_epoch(w);
+            g_assert_cmpuint(w->b.on_disk, ==, going[j]);
+        }
+        g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 8, 50, NULL));
+        w->on_disk = eighth[i].says;
+        g_string_truncate(w->log, 0);
+        err = good_end(w);
+        if (eighth[i].ok) {
+            g_assert_null(err);
+            expect(w, "a8 A8");
+            g_assert_cmpuint(w->b.on_disk, ==, eighth[i].says);
+        } else {
+            g_autofree char *num = g_strdup_printf("%" PRIu64 " is on",
+                                                   eighth[i].says);
+
+            expect_error(err, num);
+            expect_error(err, "disks");
+            expect(w, BAD);
+            g_assert_cmpuint(w->b.committed, ==, 7);
+            g_assert_cmpuint(w->b.on_disk, ==, 6);
+        }
+    }
+    /* The first epoch: nothing can be there yet. */
+    for (uint64_t says = 0; says < 2; says++) {
+        g_autoptr(World) w = world_at(SYNC_OPEN);
+        g_autofree char *err = NULL;
+
+        w->on_disk = says;
+        err = good_end(w);
+        expect(w, says ? BAD : "a1 A1 >standby");
+    }
+    /* An epoch that is not taken says nothing, and a takeover forgets
+     * nothing. */
+    for (int i = 0; i < 2; i++) {
+        g_autoptr(World) w = world_at(STANDBY);
+        g_autofree char *err = NULL;
+
+        w->on_disk = 1;
+        whole_epoch(w);
+        if (i) {
+            w->on_disk = 2;
+            err = good_end(w);
+            expect_error(err, "device");
+        } else {
+            g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 3, 60, NULL));
+            ft_bak_data_lost(&w->b, w->now);
+            ft_bak_control_lost(&w->b, w->now);
+            g_assert_cmpint(w->b.state, ==, FT_BAK_TAKEOVER);
+        }
+        g_assert_cmpuint(w->b.on_disk, ==, 1);
     }
 }
 
@@ -471,23 +310,38 @@ static void test_limits(void)
 {
     g_autoptr(World) pages = world_at(STANDBY);
     g_autoptr(World) devices = world_at(STANDBY);
+    g_autoptr(World) journal = world_at(STANDBY);
+    g_autoptr(World) diskless = world_at(STANDBY);
     g_autoptr(World) again = world_at(STANDBY);
-    g_autofree char *err = NULL, *err2 = NULL;
+    g_autofree char *err = NULL, *err2 = NULL, *err3 = NULL, *err4 = NULL;
 
     g_assert_null(frame(pages, FT_FRAME_PAGES, 0, 2, STAGE - 1, NULL));
     g_assert_null(frame(pages, FT_FRAME_PAGES, 0, 2, 1, NULL));
     err = frame(pages, FT_FRAME_PAGES, 0, 2, 1, NULL);
-    g_assert_nonnull(strstr(err, "1000"));
+    expect_error(err, "1000");
     expect(pages, "p p " BAD);
 
     g_assert_null(frame(devices, FT_FRAME_DEVICES, 0, 2, DEVICE, NULL));
     err2 = frame(devices, FT_FRAME_DEVICES, 0, 2, 1, NULL);
-    g_assert_nonnull(strstr(err2, "500"));
+    expect_error(err2, "500");
     expect(devices, "v " BAD);
+
+    g_assert_null(frame(journal, FT_FRAME_JOURNAL, 0, 2, JOURNAL - 1, NULL));
+    g_assert_null(frame(journal, FT_FRAME_JOURNAL, 0, 2, 1, NULL));
+    err3 = frame(journal, FT_FRAME_JOURNAL, 0, 2, 1, NULL);
+    expect_error(err3, "700");
+    expect(journal, "j j " BAD);
+
+    diskless->b.params.max_journal_bytes = 0;
+    err4 = frame(diskless, FT_FRAME_JOURNAL, 0, 2, 1, NULL);
+    expect_error(err4, "disk writes");
+    expect(diskless, BAD);
 
     for (int i = 0; i < 5; i++) {
         g_assert_null(frame(again, FT_FRAME_PAGES, 0, i + 2, STAGE, NULL));
         g_assert_null(frame(again, FT_FRAME_DEVICES, 0, i + 2, DEVICE, NULL));
+        g_assert_null(frame(again, FT_FRAME_JOURNAL, 0, i + 2, JOURNAL,
+                            NULL));
         g_assert_null(good_end(again));
     }
     g_assert_cmpuint(again->b.committed, ==, 6);
@@ -495,24 +349,38 @@ static void test_limits(void)
 
 static void test_op_errors(void)
 {
-    for (int i = 0; i < 3; i++) {
+    static const struct {
+        FtFrameType type;
+        uint16_t flags;
+        uint64_t epoch;
+        const char *want;
+    } op[] = {
+        { FT_FRAME_PAGES, 0, 1, "bad record" },
+        { FT_FRAME_PAGES, FT_FLAG_SYNC, 0, "bad record" },
+        { FT_FRAME_DEVICES, 0, 1, "no memory" },
+        { FT_FRAME_JOURNAL, 0, 1, "record beyond the end" },
+        { FT_FRAME_SAMPLES, 0, 1, "no such samples" },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(op); i++) {
         g_autoptr(World) w = world_at(SYNC_OPEN);
         g_autofree char *err = NULL;
 
         w->fail_stage = w->fail_now = w->fail_devices = true;
-        err = i == 0 ? frame(w, FT_FRAME_PAGES, 0, 1, 10, NULL)
-            : i == 1 ? frame(w, FT_FRAME_PAGES, FT_FLAG_SYNC, 0, 10, NULL)
-                     : frame(w, FT_FRAME_DEVICES, 0, 1, 10, NULL);
-        g_assert_cmpstr(err, ==, i == 2 ? "no memory" : "bad record");
+        w->fail_journal = w->fail_samples = true;
+        err = frame(w, op[i].type, op[i].flags, op[i].epoch, 10, NULL);
+        g_assert_cmpstr(err, ==, op[i].want);
         g_assert_cmpstr(w->reason, ==, err);
         g_assert_nonnull(strstr(w->log->str, BAD));
+        /* half of the frame was kept before it failed */
+        g_assert_cmpuint(w->kept, ==, 0);
     }
 }
 
 /* Which epoch it goes on from: the last whole one, whatever came after. */
 static void test_takeover_epoch(void)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 8; i++) {
         g_autoptr(World) w = world_at(STANDBY);
         uint64_t last = 5;
         g_autofree char *want = NULL;
@@ -526,6 +394,9 @@ static void test_takeover_epoch(void)
         if (i & 2) {
             g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 6, 50, NULL));
         }
+        if (i & 4) {
+            g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 6, 60, NULL));
+        }
         g_string_truncate(w->log, 0);
         ft_bak_data_lost(&w->b, w->now);
         ft_bak_control_lost(&w->b, w->now);
@@ -533,6 +404,8 @@ static void test_takeover_epoch(void)
         expect(w, want);
         g_assert_cmpuint(w->b.open_page_bytes, ==, 0);
         g_assert_cmpuint(w->b.open_device_bytes, ==, 0);
+        g_assert_cmpuint(w->b.open_journal_bytes, ==, 0);
+        g_assert_cmpuint(w->b.open_records, ==, 0);
         g_assert_true(w->b.guest_running);
         ft_bak_running(&w->b);
         expect(w, ">unprotected");
@@ -549,7 +422,7 @@ static void test_control_first(void)
     expect(w, "");
     whole_epoch(w);
     whole_epoch(w);
-    expect(w, "p v a2 A2 p v a3 A3");
+    expect(w, "p v j a2 A2 p v j a3 A3");
     ft_bak_data_lost(&w->b, w->now + 10);
     expect(w, "x x >takeover T3");
 }
@@ -676,6 +549,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ft/backup/table", test_table);
     g_test_add_func("/ft/backup/torn", test_torn);
+    g_test_add_func("/ft/backup/on-disk", test_on_disk);
     g_test_add_func("/ft/backup/limits", test_limits);
     g_test_add_func("/ft/backup/op-errors", test_op_errors);
     g_test_add_func("/ft/backup/takeover-epoch", test_takeover_epoch);

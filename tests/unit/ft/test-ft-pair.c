@@ -14,6 +14,8 @@
  *     sides
  *   - the backup goes on only from a whole epoch, and from that exactly
  *   - nothing is released after output was dropped
+ *   - what the guest wrote to its drive is on it, or in the backup's journal,
+ *     as of the epoch that the backup goes on from: not less and not more
  *   - every run ends, and as long as one host is left, so does the guest
  *
  * Runs are drawn from glib's random numbers: --seed repeats them.
@@ -21,192 +23,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "migration/ft/primary-fsm.h"
-#include "migration/ft/backup-fsm.h"
-
-#define EPOCH   10000
-#define ACK     200000
-#define FENCE   300000          /* more than twice the grace */
-#define SETUP   500000
-#define DELAY   4000            /* of a message, at most */
-#define RUN     30000000        /* a run is over by then */
-
-typedef enum Fault {
-    NONE,
-    CUT_DATA,
-    CUT_CONTROL,
-    CUT_BOTH,
-    KILL_PRIMARY,
-    KILL_BACKUP,
-    CANCEL,                     /* at the primary */
-    DISARM,                     /* the backup quits */
-    FAILOVER,                   /* the operator's */
-    LATE_ACK,                   /* the control connection is slow */
-    HANG_PRIMARY,
-    HANG_BACKUP,
-    HANG_FAILOVER,              /* primary hangs, the operator sees it */
-    TORN,                       /* a frame of the data connection is gone */
-    APPLY_FAILS,
-    TAKE_FAILS,                 /* the guest cannot be paused for a while */
-    FAULT__MAX
-} Fault;
-
-static const char *const fault_name[] = {
-    "none", "cut-data", "cut-control", "cut-both", "kill-primary",
-    "kill-backup", "cancel", "disarm", "failover", "late-ack",
-    "hang-primary", "hang-backup", "hang-failover", "torn", "apply-fails",
-    "take-fails",
-};
-
-typedef enum MsgKind {
-    M_FRAME, M_ACK, M_DISARM, M_FAILOVER, M_FENCED, M_ERROR, M_EOF,
-} MsgKind;
-
-typedef struct Msg {
-    MsgKind kind;
-    int64_t at;                 /* arrives */
-    FtFrame frame;
-    uint64_t value;             /* ACK: epoch; PAGES, DEVICES: the count */
-    uint8_t end[FT_EPOCH_END_SIZE];
-} Msg;
-
-enum { CTL_BP, CTL_PB, DATA_BP, DATA_PB, CHANNELS };
-
-typedef struct World {
-    FtPri p;
-    FtBak b;
-    int64_t now;
-    GQueue ch[CHANNELS];
-    int64_t last_at[CHANNELS];
-    bool closed[CHANNELS];      /* nothing that is sent now arrives */
-    bool p_alive, b_alive;
-    int64_t p_hangs, b_hangs;   /* until */
-    int64_t p_poll, b_poll;     /* next calls */
-    int64_t guest_at, sync_at, running_at, failover_at;
-    bool p_stalled, p_fenced, p_ended, b_runs, b_over, b_orderly;
-    bool p_dropped, p_committing;
-    bool control_cut;           /* while both lived */
-    bool do_cancel, do_disarm, do_failover;
-    bool fail_apply;
-    int64_t take_fails;         /* until */
-    /* the guest */
-    uint64_t count;             /* of the one at the primary */
-    GArray *held;               /* {epoch, count} */
-    uint64_t seen;              /* outside: last count */
-    GHashTable *image;          /* epoch -> count, as captured */
-    uint64_t ram;               /* of the backup */
-    uint64_t staged_ram, staged_dev;
-    uint64_t resumed;           /* epoch that the backup goes on from */
-    uint64_t resumed_count;
-    /* the fault */
-    Fault fault;
-    uint64_t steps, fault_step;
-    bool fault_done;
-    bool backup_could;          /* the backup held an epoch at the fault */
-    GString *log;
-} World;
-
-typedef struct Held {
-    uint64_t epoch, count;
-} Held;
-
-static void inject(World *w);
-
-static void G_GNUC_PRINTF(2, 3) say(World *w, const char *fmt, ...)
-{
-    va_list ap;
-
-    g_string_append_printf(w->log, "%" PRId64 " ", w->now);
-    va_start(ap, fmt);
-    g_string_append_vprintf(w->log, fmt, ap);
-    va_end(ap);
-    g_string_append_c(w->log, '\n');
-}
-
-static void broken(World *w, const char *what)
-{
-    g_test_message("fault %s at step %" PRIu64 ": %s\n%s",
-                   fault_name[w->fault], w->fault_step, what, w->log->str);
-    g_error("fault %s at step %" PRIu64 ": %s", fault_name[w->fault],
-            w->fault_step, what);
-}
-
-#define must(w, what) do { if (!(what)) { broken(w, #what); } } while (0)
-
-/* A moment at which the fault may hit. */
-static void step(World *w)
-{
-    if (w->steps++ == w->fault_step && !w->fault_done) {
-        w->fault_done = true;
-        inject(w);
-    }
-}
-
-/* -------------------------------------------------------------- channels */
-
-static Msg *chan_send(World *w, int c, MsgKind kind)
-{
-    Msg *m;
-    int64_t delay = g_test_rand_int_range(50, DELAY);
-
-    if (w->closed[c]) {
-        return NULL;
-    }
-    if (w->fault == LATE_ACK && w->fault_done && c == CTL_BP &&
-        kind == M_ACK) {
-        delay += g_test_rand_int_range(0, 2 * ACK);
-    }
-    m = g_new0(Msg, 1);
-    m->kind = kind;
-    m->at = w->last_at[c] = MAX(w->last_at[c], w->now + delay);
-    g_queue_push_tail(&w->ch[c], m);
-    return m;
-}
-
-/* No more after what is under way; with @lossy, the last of it is lost. */
-static void chan_close(World *w, int c, bool lossy)
-{
-    if (w->closed[c]) {
-        return;
-    }
-    if (lossy) {
-        guint lost = g_test_rand_int_range(0, w->ch[c].length + 1);
-
-        while (lost--) {
-            g_free(g_queue_pop_tail(&w->ch[c]));
-        }
-    }
-    chan_send(w, c, M_EOF);
-    w->closed[c] = true;
-}
-
-static void cut(World *w, bool data, bool control)
-{
-    if (data) {
-        chan_close(w, DATA_PB, true);
-        chan_close(w, DATA_BP, true);
-    }
-    if (control) {
-        w->control_cut = w->control_cut || (w->p_alive && w->b_alive);
-        chan_close(w, CTL_PB, true);
-        chan_close(w, CTL_BP, true);
-    }
-}
-
-/* A process goes: what it has sent may or may not arrive. */
-static void kill_primary(World *w)
-{
-    say(w, "primary killed");
-    w->p_alive = false;
-    cut(w, true, true);
-}
-
-static void kill_backup(World *w)
-{
-    say(w, "backup killed");
-    w->b_alive = false;
-    cut(w, true, true);
-}
+#include "pair-world.h"
 
 /* ------------------------------------------------------------- the world */
 
@@ -268,6 +85,7 @@ static bool p_take(void *opaque, uint64_t epoch)
     unsigned pages = g_test_rand_int_range(0, 4);
     FtEpochEnd end = { .pages = pages, .page_bytes = pages * 8,
                        .device_bytes = 8 };
+    uint64_t record, last;
     Msg *m;
 
     if (!w->p_alive) {
@@ -280,29 +98,29 @@ static bool p_take(void *opaque, uint64_t epoch)
     }
     g_hash_table_insert(w->image, GUINT_TO_POINTER(epoch),
                         GUINT_TO_POINTER(w->count + 1));
-    say(w, "epoch %" PRIu64 " taken at %" PRIu64, epoch, w->count);
-    for (unsigned i = 0; i <= pages + 1; i++) {
-        /* Each frame may be the last that leaves. */
-        step(w);
-        m = w->p_alive ? chan_send(w, DATA_PB, M_FRAME) : NULL;
-        if (!m) {
-            continue;
-        }
-        m->frame.epoch = epoch;
-        m->value = w->count;
-        if (i < pages) {
-            m->frame.type = FT_FRAME_PAGES;
-            m->frame.length = 8;
-        } else if (i == pages) {
-            m->frame.type = FT_FRAME_DEVICES;
-            m->frame.length = 8;
-        } else {
-            m->frame.type = FT_FRAME_EPOCH_END;
-            m->frame.flags = FT_FLAG_RUNNING;
-            m->frame.length = FT_EPOCH_END_SIZE;
-            end.ram_hash = w->count;
-            ft_wire_put_epoch_end(m->end, &end);
-        }
+    disk_seal(&w->disk, epoch);
+    record = disk_sealed(&w->disk, epoch - 1)->last + 1;
+    last = disk_sealed(&w->disk, epoch)->last;
+    end.ram_hash = w->count;
+    end.journal_records = last + 1 - record;
+    end.journal_bytes = end.journal_records * RECORD;
+    end.on_disk = disk_sealed(&w->disk, epoch)->on_disk;
+    say(w, "epoch %" PRIu64 " taken at %" PRIu64 ", record %" PRIu64
+        ", on disk: %" PRIu64, epoch, w->count, last, end.on_disk);
+    for (unsigned i = 0; i < pages; i++) {
+        p_frame(w, FT_FRAME_PAGES, epoch, 8, w->count);
+    }
+    p_frame(w, FT_FRAME_DEVICES, epoch, 8, w->count);
+    while (record <= last) {
+        unsigned n = g_test_rand_int_range(1, last - record + 2);
+
+        p_frame(w, FT_FRAME_JOURNAL, epoch, n * RECORD, record);
+        record += n;
+    }
+    m = p_frame(w, FT_FRAME_EPOCH_END, epoch, FT_EPOCH_END_SIZE, 0);
+    if (m) {
+        m->frame.flags = FT_FLAG_RUNNING;
+        ft_wire_put_epoch_end(m->end, &end);
     }
     return true;
 }
@@ -329,6 +147,7 @@ static void p_commit(void *opaque, uint64_t epoch)
     /* The heart of it. */
     must(w, w->b.committed >= epoch);
     must(w, !w->p_dropped);
+    w->disk.committed = epoch;
     release(w, epoch);
     step(w);
 }
@@ -346,6 +165,7 @@ static void p_release(void *opaque)
     }
     say(w, "primary releases all");
     must(w, !w->p_dropped);
+    w->disk.all = true;
     release(w, UINT64_MAX);
 }
 
@@ -358,6 +178,7 @@ static void p_drop(void *opaque)
     }
     say(w, "primary drops all");
     w->p_dropped = true;
+    w->disk.dropped = true;
     g_array_set_size(w->held, 0);
     step(w);
 }
@@ -448,6 +269,18 @@ static bool b_devices(void *opaque, const void *payload, uint32_t len,
     return true;
 }
 
+static bool b_journal(void *opaque, const void *payload, uint32_t len,
+                      uint64_t *records, Error **errp)
+{
+    World *w = opaque;
+    const Msg *m = payload;
+
+    *records = len / RECORD;
+    disk_stage(&w->disk, m->value, *records);
+    step(w);
+    return true;
+}
+
 static void b_ack(void *opaque, uint64_t epoch)
 {
     World *w = opaque;
@@ -468,17 +301,24 @@ static bool b_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
 
     must(w, w->staged_dev == end->ram_hash);
     must(w, !end->pages || w->staged_ram == end->ram_hash);
+    must(w, disk_whole(&w->disk, epoch));
+    must(w, end->on_disk == disk_sealed(&w->disk, epoch)->on_disk);
+    must(w, w->b.on_disk == end->on_disk);
     step(w);
     if (w->fail_apply) {
         error_setg(errp, "RAM differs");
         return false;
     }
     w->ram = end->ram_hash;
+    disk_keep(&w->disk, w->b.on_disk);
     return true;
 }
 
 static void b_drop(void *opaque)
 {
+    World *w = opaque;
+
+    g_array_set_size(w->disk.staged, 0);
 }
 
 static void b_failover(void *opaque)
@@ -509,6 +349,10 @@ static void b_takeover(void *opaque, uint64_t epoch, const char *reason)
     must(w, epoch > 0 && image > 0);
     must(w, w->ram == image - 1);
     must(w, !w->b.bad_image);
+    must(w, disk_complete(&w->disk, epoch, w->b.on_disk));
+    must(w, !w->disk.staged->len);
+    must(w, w->disk.applied <= disk_sealed(&w->disk, epoch)->last ||
+         w->control_cut);
     /* What the world saw, the backup knows. */
     must(w, w->seen <= w->ram || w->control_cut);
     must(w, !w->p_alive || w->p_fenced || w->control_cut ||
@@ -544,6 +388,7 @@ static const FtBakOps b_ops = {
     .stage_pages = b_pages,
     .apply_now = b_now,
     .stage_devices = b_devices,
+    .stage_journal = b_journal,
     .ack = b_ack,
     .apply = b_apply,
     .drop_open = b_drop,
@@ -686,6 +531,7 @@ static void guest_runs(World *w)
     holds = w->p.output_held;
     must(w, holds || !w->held->len);
     w->count++;
+    disk_write(&w->disk);
     if (holds) {
         Held h = { .epoch = w->p.taken + 1, .count = w->count };
 
@@ -701,6 +547,20 @@ static void guest_runs(World *w)
     } else {
         primary_out(w, w->count);
     }
+}
+
+/* The primary puts on the drive what it may. */
+static void disk_runs(World *w)
+{
+    if (!w->p_alive || w->p_hangs > w->now) {
+        return;
+    }
+    disk_work(&w->disk);
+    /* As with output: if it is late, the backup knows of it. */
+    must(w, w->disk.all ||
+         w->disk.applied <= disk_sealed(&w->disk, w->b.committed)->last);
+    must(w, !w->resumed || w->control_cut ||
+         w->disk.applied <= disk_sealed(&w->disk, w->resumed)->last);
 }
 
 static void commands(World *w)
@@ -759,13 +619,14 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
     };
     FtBakParams bp = {
         .fence_timeout_us = FENCE, .max_stage_bytes = 1000,
-        .max_device_bytes = 1000,
+        .max_device_bytes = 1000, .max_journal_bytes = 10000 * RECORD,
     };
     int64_t end = w->now + RUN, stop = w->now + 30 * EPOCH;
 
     w->log = g_string_new(NULL);
     w->held = g_array_new(false, false, sizeof(Held));
     w->image = g_hash_table_new(NULL, NULL);
+    disk_init(&w->disk);
     ft_pri_init(&w->p, &p_ops, w, &pp);
     ft_bak_init(&w->b, &b_ops, w, &bp);
     ft_pri_start(&w->p, w->now);
@@ -833,6 +694,7 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
             } else {
                 w->guest_at = w->p_hangs;
             }
+            disk_runs(w);
         } else if (what == CHANNELS + 4) {
             w->failover_at = INT64_MAX;
             w->do_failover = true;
@@ -857,11 +719,15 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
     }
     if (w->p_alive && !w->p_fenced) {
         must(w, !w->held->len);
+        must(w, w->disk.all || !w->p.taken);
         must(w, !w->p_stalled);
         must(w, !w->b_runs || w->control_cut);
     }
     if (fault == NONE || fault == CANCEL) {
         must(w, w->b_orderly);
+    }
+    if (fault == NONE && !w->disk.slow) {
+        must(w, w->b.on_disk > 0);
     }
     if (fault == KILL_PRIMARY && w->fault_done && w->backup_could) {
         must(w, w->b_runs || w->b_orderly);
@@ -874,6 +740,7 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
     }
     g_array_free(w->held, true);
     g_hash_table_destroy(w->image);
+    disk_free(&w->disk);
     g_string_free(w->log, true);
 }
 

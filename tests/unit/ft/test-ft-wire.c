@@ -23,8 +23,10 @@ static const struct {
     { FT_FRAME_READY, "READY", 0, 1024, 0 },
     { FT_FRAME_PAGES, "PAGES", 0, 1048576, 1 },
     { FT_FRAME_DEVICES, "DEVICES", 0, 1048576, 1 },
-    { FT_FRAME_EPOCH_END, "EPOCH_END", 48, 48, 7 },
-    { FT_FRAME_ACK, "ACK", 0, 1024, 0 },
+    { FT_FRAME_EPOCH_END, "EPOCH_END", 64, 64, 7 },
+    { FT_FRAME_JOURNAL, "JOURNAL", 0, 1048576, 0 },
+    { FT_FRAME_SAMPLES, "SAMPLES", 0, 1048576, 0 },
+    { FT_FRAME_ACK, "ACK", 0, 8, 0 },
     { FT_FRAME_DISARM, "DISARM", 0, 1024, 0 },
     { FT_FRAME_FAILOVER, "FAILOVER", 0, 1024, 0 },
     { FT_FRAME_FENCED, "FENCED", 0, 1024, 0 },
@@ -188,7 +190,7 @@ static void test_header_layout(void)
     static const uint8_t want[24] = {
         'C', 'U', 'J', 'U', 1, 10, 0x00, 0x05,
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08,
-        0, 0, 0, 48, 0xca, 0xfe, 0xba, 0xbe,
+        0, 0, 0, 64, 0xca, 0xfe, 0xba, 0xbe,
     };
     FtFrame f = {
         .type = FT_FRAME_EPOCH_END,
@@ -341,7 +343,7 @@ static void test_header_lengths(void)
 
     for (unsigned r = 0; r < G_N_ELEMENTS(rules); r++) {
         uint32_t lengths[] = {
-            0, 1, 47, 48, 49, 63, 64, 65, 1023, 1024, 1025,
+            0, 1, 7, 8, 9, 48, 63, 64, 65, 1023, 1024, 1025,
             1048575, 1048576, 1048577, 9999999, INT32_MAX,
             (uint32_t)INT32_MAX + 1, UINT32_MAX
         };
@@ -469,7 +471,8 @@ static void random_hello(FtHello *h)
     memset(h, 0, sizeof(*h));
     fill_random(h->session, sizeof(h->session));
     fill_random(h->token, sizeof(h->token));
-    h->channel = g_test_rand_bit() ? FT_CHANNEL_DATA : FT_CHANNEL_CONTROL;
+    h->channel = g_test_rand_int_range(FT_CHANNEL_DATA, FT_CHANNEL_DISK + 1);
+    h->drive = h->channel == FT_CHANNEL_DISK ? g_test_rand_int() : 0;
     h->features = rand64();
     h->page_size = g_test_rand_int();
     h->generation = rand64();
@@ -495,6 +498,7 @@ static void test_hello_round_trip(void)
         g_assert_cmphex(got.features, ==, h.features);
         g_assert_cmpuint(got.page_size, ==, h.page_size);
         g_assert_cmphex(got.generation, ==, h.generation);
+        g_assert_cmpuint(got.drive, ==, h.drive);
     }
 }
 
@@ -517,6 +521,13 @@ static void test_hello_layout(void)
     memset(h.token, 0xb2, 16);
     memset(want, 0xa1, 16);
     memset(want + 16, 0xb2, 16);
+    ft_wire_put_hello(buf, &h);
+    g_assert_cmpmem(buf, sizeof(buf), want, sizeof(want));
+
+    h.channel = FT_CHANNEL_DISK;
+    h.drive = 0x01020304;
+    want[35] = 3;
+    memcpy(want + 56, "\1\2\3\4", 4);
     ft_wire_put_hello(buf, &h);
     g_assert_cmpmem(buf, sizeof(buf), want, sizeof(want));
 }
@@ -549,13 +560,21 @@ static void test_hello_bad(void)
             expect_bad_hello(buf, len, num);
         }
     }
-    for (int bit = 56 * 8; bit < 64 * 8; bit++) {
-        buf[bit / 8] ^= 1 << (bit % 8);
-        expect_bad_hello(buf, FT_HELLO_SIZE, "not zero");
-        buf[bit / 8] ^= 1 << (bit % 8);
+    /* only a disk's hello is for a drive; the last four bytes are nobody's */
+    for (h.channel = FT_CHANNEL_DATA; h.channel <= FT_CHANNEL_DISK;
+         h.channel++) {
+        bool disk = h.channel == FT_CHANNEL_DISK;
+
+        h.drive = disk ? g_test_rand_int() : 0;
+        ft_wire_put_hello(buf, &h);
+        for (int bit = (disk ? 60 : 56) * 8; bit < 64 * 8; bit++) {
+            buf[bit / 8] ^= 1 << (bit % 8);
+            expect_bad_hello(buf, FT_HELLO_SIZE, "not zero");
+            buf[bit / 8] ^= 1 << (bit % 8);
+        }
     }
     for (int i = 0; i < 32; i++) {
-        uint32_t channels[] = { 0, 3, 1u << i | 4, UINT32_MAX - i };
+        uint32_t channels[] = { 0, 4, 1u << i | 4, UINT32_MAX - i };
 
         for (int c = 0; c < G_N_ELEMENTS(channels); c++) {
             g_autofree char *num = g_strdup_printf("channel %u", channels[c]);
@@ -576,7 +595,8 @@ static void test_epoch_end(void)
         e = (FtEpochEnd) {
             .pages = rand64(), .page_bytes = rand64(),
             .device_bytes = rand64(), .ram_hash = rand64(),
-            .dev_hash = rand64(),
+            .dev_hash = rand64(), .journal_bytes = rand64(),
+            .journal_records = rand64(), .on_disk = rand64(),
         };
         memset(buf, 0xee, sizeof(buf));
         ft_wire_put_epoch_end(buf + 1, &e);
@@ -587,6 +607,9 @@ static void test_epoch_end(void)
         g_assert_cmphex(ldq_be_p(buf + 17), ==, e.device_bytes);
         g_assert_cmphex(ldq_be_p(buf + 25), ==, e.ram_hash);
         g_assert_cmphex(ldq_be_p(buf + 33), ==, e.dev_hash);
+        g_assert_cmphex(ldq_be_p(buf + 41), ==, e.journal_bytes);
+        g_assert_cmphex(ldq_be_p(buf + 49), ==, e.journal_records);
+        g_assert_cmphex(ldq_be_p(buf + 57), ==, e.on_disk);
         memset(&got, 0x5a, sizeof(got));
         g_assert_true(ft_wire_get_epoch_end(buf + 1, FT_EPOCH_END_SIZE, &got,
                                             &error_abort));
@@ -602,12 +625,16 @@ static void test_epoch_end(void)
             error_free_or_abort(&err);
         }
     }
-    for (int bit = 40 * 8; bit < 48 * 8; bit++) {
-        buf[bit / 8] ^= 1 << (bit % 8);
-        g_assert_false(ft_wire_get_epoch_end(buf, FT_EPOCH_END_SIZE, &got,
-                                             &err));
-        error_free_or_abort(&err);
-        buf[bit / 8] ^= 1 << (bit % 8);
+    /* no byte is left out, and none is anybody's but its own field's */
+    for (int i = 0; i < FT_EPOCH_END_SIZE; i++) {
+        uint8_t again[FT_EPOCH_END_SIZE];
+
+        buf[i] ^= 0x40;
+        g_assert_true(ft_wire_get_epoch_end(buf, FT_EPOCH_END_SIZE, &got,
+                                            &error_abort));
+        ft_wire_put_epoch_end(again, &got);
+        g_assert_cmpmem(again, sizeof(again), buf, FT_EPOCH_END_SIZE);
+        buf[i] ^= 0x40;
     }
 }
 
