@@ -111,6 +111,7 @@ struct FtDrive {
     CoQueue waiters;            /* in mode DRAIN */
     unsigned nwaiters;
     int error;                  /* of the applier, errno */
+    uint64_t failures;
     QLIST_HEAD(, FtReadJob) jobs;
     unsigned njobs;             /* that are running; atomic for readers */
     QLIST_HEAD(, FtFua) fuas;
@@ -856,6 +857,7 @@ static void coroutine_fn drive_apply(void *opaque)
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         d->error = ret < 0 && d->mode != FT_DRIVE_DEAD ? -ret : 0;
         d->failed = d->error;
+        d->failures += d->failed;
     }
     if (d->failed) {
         timer_mod(d->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
@@ -1024,7 +1026,8 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
 
         qdict_put_str(opts, "driver", "ft-journal");
         qdict_put_str(opts, "file", bdrv_get_node_name(node));
-        bs = bdrv_insert_node(node, opts, BDRV_O_RDWR, errp);
+        /* whether discards get any further is for the node below to say */
+        bs = bdrv_insert_node(node, opts, BDRV_O_RDWR | BDRV_O_UNMAP, errp);
         if (!bs) {
             error_prepend(errp, "cannot put a journal above drive '%s': ",
                           blk_name(blk));
@@ -1087,6 +1090,7 @@ void ft_drive_hold(FtDrive *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     assert(ft_journal_idle(d->journal));
+    ft_journal_start(d->journal);
     qatomic_set(&d->mode, FT_DRIVE_HOLD);
 }
 
@@ -1204,6 +1208,7 @@ void ft_drive_stats(FtDrive *d, FtDriveStats *st)
         .parked_reads = d->parked_reads,
         .parked_writes = d->parked_writes,
         .error = d->error,
+        .failures = d->failures,
     };
 }
 

@@ -8,7 +8,7 @@
 #   CUJU_QEMU     the emulator           (x86_64-softmmu/qemu-system-x86_64)
 #   CUJU_IMG      raw disk image, the one value that must be given;
 #                 "none" leaves the disk out
-#   CUJU_READONLY on or off              (on)
+#   CUJU_READONLY on or off              (off)
 #   CUJU_CACHE    cache mode of the disk (none)
 #   CUJU_MEM      memory                 (1G)
 #   CUJU_ACCEL    auto, kvm, tcg, or with options: kvm,dirty-ring-size=4096
@@ -60,8 +60,6 @@ append=${CUJU_APPEND:-}
 command -v "$qemu" >/dev/null ||
     die "$qemu is not there: run make first, or set CUJU_QEMU"
 
-# Writable drives are refused under protection until a later release, so the
-# disk is read-only for now unless CUJU_READONLY=off.
 case $img in
 '')
     die "set CUJU_IMG to the guest's disk image (raw), or to none"
@@ -73,7 +71,7 @@ none)
     [ -r "$img" ] || die "cannot read the image $img"
     drive=if=none,id=drive0,cache=${CUJU_CACHE:-none},format=raw
     drive=$drive,file=$(commas "$img")
-    [ "${CUJU_READONLY:-on}" = off ] || drive=$drive,readonly=on
+    [ "${CUJU_READONLY:-off}" = off ] || drive=$drive,readonly=on
     ;;
 esac
 

@@ -122,6 +122,7 @@ typedef struct FtDriveStats {
     uint64_t disk_ops, disk_bytes;  /* to the disk */
     uint64_t parked_reads, parked_writes;
     int error;                      /* errno while a write fails, or 0 */
+    uint64_t failures;              /* attempts that failed, in all */
 } FtDriveStats;
 
 void ft_drive_stats(FtDrive *d, FtDriveStats *st);

@@ -194,7 +194,75 @@ static bool check_socket(const SocketAddress *sa, Error **errp)
     return true;
 }
 
-static bool protect(MigrationAddress *addr, Error **errp)
+/* "drive0:drive1" */
+static void add_replicated(FtDisksParams *d, const char *names)
+{
+    g_auto(GStrv) name = g_strsplit(names, ":", -1);
+    unsigned i;
+
+    for (i = 0; name[i]; i++) {
+        FtDriveOptions *o = g_new0(FtDriveOptions, 1);
+
+        o->drive = g_strdup(name[i]);
+        o->has_storage = true;
+        o->storage = FT_STORAGE_REPLICATED;
+        QAPI_LIST_PREPEND(d->drives, o);
+    }
+}
+
+/* One option behind the address; false, without an error: it is not ours. */
+static bool uri_option(FtDisksParams *d, const char *option, Error **errp)
+{
+    ERRP_GUARD();
+    const char *value;
+    int n;
+
+    if (!strcmp(option, "shared") || !strcmp(option, "replicated")) {
+        d->all.storage = qapi_enum_parse(&FtStorage_lookup, option, 0, NULL);
+        return true;
+    }
+    if (strstart(option, "replicated=", &value)) {
+        add_replicated(d, value);
+        return true;
+    }
+    if (strstart(option, "copy=", &value)) {
+        n = qapi_enum_parse(&FtCopyMode_lookup, value, -1, errp);
+        d->all.copy = n >= 0 ? n : d->all.copy;
+        return !*errp;
+    }
+    if (strstart(option, "flush=", &value)) {
+        n = qapi_enum_parse(&FtFlushMode_lookup, value, -1, errp);
+        d->all.flush = n >= 0 ? n : d->all.flush;
+        return !*errp;
+    }
+    return false;
+}
+
+/*
+ * Split "tcp:HOST:PORT,replicated,flush=disk" in the address, to be freed,
+ * and what is ours, in @d.
+ */
+static char *split_uri(const char *uri, FtDisksParams *d, Error **errp)
+{
+    ERRP_GUARD();
+    g_auto(GStrv) part = g_strsplit(uri, ",", -1);
+    GString *plain = g_string_new(part[0]);
+    unsigned i;
+
+    for (i = 1; part[0] && part[i]; i++) {
+        if (!uri_option(d, part[i], errp)) {
+            if (*errp) {
+                g_string_free(plain, true);
+                return NULL;
+            }
+            g_string_append_printf(plain, ",%s", part[i]);
+        }
+    }
+    return g_string_free(plain, false);
+}
+
+static bool protect(MigrationAddress *addr, const FtDisksParams *disks,
+                    Error **errp)
 {
     if (addr->transport != MIGRATION_ADDRESS_TYPE_SOCKET) {
         error_setg(errp, "fault tolerance supports the addresses "
@@ -202,13 +270,13 @@ static bool protect(MigrationAddress *addr, Error **errp)
         return false;
     }
     return check_socket(&addr->u.socket, errp) &&
-           ft_session_protect(&addr->u.socket, errp);
+           ft_session_protect(&addr->u.socket, disks, errp);
 }
 
 bool ft_migrate(MigrationAddress *addr, Error **errp)
 {
     if (capability_on()) {
-        protect(addr, errp);
+        protect(addr, &ft_params()->disks, errp);
         return true;
     }
     if (ft_session()) {
@@ -321,21 +389,27 @@ bool ft_hmp_migrate(Monitor *mon, const QDict *qdict)
     bool detach = qdict_get_try_bool(qdict, "detach", false);
     const char *uri = qdict_get_str(qdict, "uri");
     g_autoptr(MigrationChannel) channel = NULL;
+    FtDisksParams disks = ft_params()->disks;
+    g_autofree char *plain = NULL;
     Error *err = NULL;
     FtHmpWait *w;
 
     if (!cuju && !capability_on()) {
         return false;
     }
+    disks.drives = QAPI_CLONE(FtDriveOptionsList, disks.drives);
     if (qdict_get_try_bool(qdict, "resume", false)) {
         error_setg(&err, "-r has no meaning for fault tolerance");
-    } else if (!migrate_uri_parse(uri, &channel, &err)) {
+    } else if (!(plain = split_uri(uri, &disks, &err))) {
+        /* err says why */
+    } else if (!migrate_uri_parse(plain, &channel, &err)) {
         /* err says why */
     } else if (!capability_on() && !set_capability(&err)) {
         /* so does it here */
     } else {
-        protect(channel->addr, &err);
+        protect(channel->addr, &disks, &err);
     }
+    qapi_free_FtDriveOptionsList(disks.drives);
     if (hmp_handle_error(mon, err)) {
         return true;
     }

@@ -15,7 +15,7 @@
  * ends by a soft cancel, which copies what is left and flushes, and puts
  * nothing in the place of anything.
  *
- * Three things that are not obvious:
+ * Four things that are not obvious:
  *  - mirror's bitmap is disabled for the block layer (mirror_top sets it), so
  *    bdrv_set_dirty() does not reach it.  It is written directly, while the
  *    drain around the start keeps the job from its first step; which is also
@@ -25,11 +25,13 @@
  *    the node is closed.  By then it may be somebody else's: see copy_dup().
  *  - NBD has no deadlines.  Before a hard cancel the socket is shut down, or
  *    we would wait for a backup that hangs.
+ *  - On a unix socket that is not enough for a writer, see copy_room().
  *
  * Locking: BQL; the notifiers come with job_mutex held, ready's in any thread.
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include <sys/resource.h>
 #include "block/block_int.h"
 #include "block/blockjob.h"
@@ -79,10 +81,39 @@ static void copy_unref(FtCopy *c)
     g_free(c);
 }
 
+/*
+ * NBD's client waits for room in the socket, that is for POLLOUT; QEMU's event
+ * loops do not wake a writer for POLLHUP.  A TCP socket that is shut down has
+ * POLLOUT.  A unix socket has it only with three quarters of its buffer free,
+ * shut down or not: with a peer that neither reads nor closes, the writer
+ * sleeps for ever (and its thread spins).
+ *
+ * So a unix socket has an eighth of the buffer that it may have, and gets all
+ * of it when it is shut down: what can be in it is less than a quarter then,
+ * and the writer wakes and finds that the socket is shut down.
+ */
+static void copy_room(FtCopy *c, bool all)
+{
+    int size = INT_MAX;     /* the system's maximum */
+    socklen_t len = sizeof(size);
+
+    if (c->sioc->localAddr.ss_family != AF_UNIX) {
+        return;
+    }
+    setsockopt(c->sioc->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    if (!all &&
+        getsockopt(c->sioc->fd, SOL_SOCKET, SO_SNDBUF, &size, &len) == 0) {
+        size /= 2 * 8;      /* it tells twice of what it takes */
+        setsockopt(c->sioc->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    }
+}
+
 void ft_copy_break(FtCopy *c)
 {
     qio_channel_shutdown(QIO_CHANNEL(c->sioc), QIO_CHANNEL_SHUTDOWN_BOTH,
                          NULL);
+    /* After that: nobody can fill it any more. */
+    copy_room(c, true);
 }
 
 /* ---------------------------------------------------------------- target */
@@ -134,6 +165,7 @@ static BlockDriverState *copy_open_nbd(FtCopy *c, const char *export_name,
     if (fd < 0) {
         return NULL;
     }
+    copy_room(c, false);
     number = g_strdup_printf("%d", fd);
     options = qdict_new();
     qdict_put_str(options, "driver", "nbd");
@@ -204,14 +236,15 @@ static void copy_close(FtCopy *c)
 
 /* ------------------------------------------------------------------- job */
 
-/* The connection is broken, by the backup or by the client's own verdict. */
+/*
+ * The connection is broken, by the backup or by the client's own verdict; also
+ * if there are replies that nobody has read.
+ */
 static bool copy_is_cut(FtCopy *c)
 {
-    char byte;
-    ssize_t n = recv(c->sioc->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    struct pollfd p = { .fd = c->sioc->fd, .events = POLLRDHUP };
 
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK &&
-                      errno != EINTR);
+    return poll(&p, 1, 0) > 0;
 }
 
 /* Main loop. */

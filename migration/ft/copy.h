@@ -90,7 +90,10 @@ void ft_copy_cancel(FtCopy *c);
 bool ft_copy_serve(BlockDriverState *bs, const char *export_name,
                    Error **errp);
 
-/* A connection for NBD.  Takes a reference. */
+/*
+ * A connection for NBD.  Takes a reference.  Drop yours: for the primary it
+ * ends when nobody has it any more, and it is the export's to end it.
+ */
 void ft_copy_accept(QIOChannelSocket *sioc);
 
 /* How many connections the export has; 0 when there is no such export. */

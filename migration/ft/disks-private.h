@@ -32,6 +32,7 @@ typedef struct FtDisk {
     bool ending;                /* backup: but not for long */
     int told_error;             /* the last one that an event told of */
     bool stopped;               /* the guest was paused for it */
+    uint64_t failures;          /* as far as they have been looked at */
 } FtDisk;
 
 struct FtDisks {

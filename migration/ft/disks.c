@@ -516,10 +516,14 @@ void ft_disks_handle_errors(FtDisks *ds)
             continue;
         }
         ft_drive_stats(disk->drive, &st);
-        if (st.error && (st.error != disk->told_error ||
-                         (disk->stopped && runstate_is_running()))) {
-            disk->told_error = st.error;
-            handle_error(ds, disk, st.error);
+        if (st.error && st.failures != disk->failures) {
+            /* each is told once; but a guest that goes on is paused again */
+            disk->failures = st.failures;
+            if (st.error != disk->told_error ||
+                (disk->stopped && runstate_is_running())) {
+                disk->told_error = st.error;
+                handle_error(ds, disk, st.error);
+            }
         } else if (!st.error) {
             disk->told_error = 0;
             disk->stopped = false;

@@ -703,7 +703,7 @@ static const FtDisksOps disks_ops = {
 };
 
 FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
-                          Error **errp)
+                          const FtDisksParams *disks, Error **errp)
 {
     FtPriParams params;
     FtPrimary *p = g_new0(FtPrimary, 1);
@@ -714,6 +714,7 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
 
     p->session = s;
     p->params = *ft_params();
+    p->params.disks.drives = NULL;      /* not ours to keep */
     qemu_mutex_init(&p->lock);
     QSIMPLEQ_INIT(&p->events);
     p->timer = timer_new_ns(QEMU_CLOCK_REALTIME, primary_timer, p);
@@ -735,7 +736,7 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
         ft_primary_free(p);
         return NULL;
     }
-    p->disks = ft_disks_new(&p->params.disks, &disks_ops, p, errp);
+    p->disks = ft_disks_new(disks, &disks_ops, p, errp);
     if (!p->disks) {
         ft_primary_free(p);
         return NULL;

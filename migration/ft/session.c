@@ -175,7 +175,8 @@ static FtSession *session_new(void)
     return g_new0(FtSession, 1);
 }
 
-bool ft_session_protect(const SocketAddress *addr, Error **errp)
+bool ft_session_protect(const SocketAddress *addr, const FtDisksParams *disks,
+                        Error **errp)
 {
     const char *reason;
     FtState state;
@@ -193,7 +194,7 @@ bool ft_session_protect(const SocketAddress *addr, Error **errp)
     }
     s = session_new();
     qemu_uuid_generate(&s->uuid);
-    s->primary = ft_primary_new(s, addr, errp);
+    s->primary = ft_primary_new(s, addr, disks, errp);
     if (!s->primary) {
         session_free(s);
         return false;

@@ -301,7 +301,9 @@ int64_t ft_now_us(void);
 /* Run @fn with the BQL in the main loop, never inside a drain.  Any thread */
 void ft_main_loop(QEMUBHFunc *fn, void *opaque);
 
-bool ft_session_protect(const SocketAddress *addr, Error **errp);
+/* With @disks instead of what ft_params() has for drives. */
+bool ft_session_protect(const SocketAddress *addr, const FtDisksParams *disks,
+                        Error **errp);
 bool ft_session_cancel(Error **errp);
 bool ft_session_failover(Error **errp);
 bool ft_session_listen(const SocketAddress *addr, Error **errp);
@@ -309,7 +311,7 @@ bool ft_session_listen(const SocketAddress *addr, Error **errp);
 /* ------------------------------------------------- primary.c and backup.c */
 
 FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
-                          Error **errp);
+                          const FtDisksParams *disks, Error **errp);
 void ft_primary_free(FtPrimary *p);
 void ft_primary_cancel(FtPrimary *p, const char *reason);
 void ft_primary_params_changed(FtPrimary *p);

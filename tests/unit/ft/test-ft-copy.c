@@ -5,9 +5,13 @@
  *
  * Both sides are in this process, with a socket pair between them.  A filter
  * of QEMU's (copy-on-read) stands for the journal above the node.
+ *
+ * All that waits has a limit: wait_until() what it waits for itself, watch()
+ * what waits inside of what is tested.
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "block/block_int.h"
 #include "block/export.h"
 #include "block/nbd.h"
@@ -22,8 +26,9 @@
 #include "migration/ft/copy.h"
 #include "migration/ft/session.h"
 
-#define SIZE    (24 * MiB + 64 * KiB + 512)     /* no multiple of a piece */
-#define WAIT_US (30 * G_USEC_PER_SEC)
+#define SIZE    (12 * MiB + 64 * KiB + 512)     /* no multiple of a piece */
+#define WAIT_US (15 * G_USEC_PER_SEC)   /* for one thing */
+#define STEP_US (30 * G_USEC_PER_SEC)   /* for what is between two watch() */
 
 static char *here, *there;              /* the images' files */
 static BlockBackend *guest, *image;     /* above them */
@@ -31,6 +36,7 @@ static BlockDriverState *node;          /* below the filter */
 static IOThread *iothread;
 
 static QIOChannelSocket *client, *server;
+static int server_fd;                   /* while NBD's server has it */
 static FtCopy *copy;
 static int ready, done, ended;
 static int result;
@@ -83,25 +89,59 @@ static void on_ended(void *opaque)
 
 static const FtCopyOps ops = { .ready = on_ready, .done = on_done };
 
-static void wait_for(const int *what)
-{
-    int64_t end = g_get_monotonic_time() + WAIT_US;
+/* ----------------------------------------------------------------- waits */
 
-    while (!*what) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        main_loop_wait(false);
+static struct {
+    QemuMutex lock;
+    QemuThread thread;
+    bool quit;
+    char step[80];
+    int64_t end;
+} watchdog;
+
+static void *watchdog_run(void *opaque)
+{
+    for (bool quit = false; !quit; g_usleep(20 * 1000)) {
+        WITH_QEMU_LOCK_GUARD(&watchdog.lock) {
+            quit = watchdog.quit;
+            if (g_get_monotonic_time() > watchdog.end) {
+                fprintf(stderr, "'%s' has not come to its end within %d s\n",
+                        watchdog.step, (int)(STEP_US / G_USEC_PER_SEC));
+                abort();
+            }
+        }
     }
+    return NULL;
 }
 
-static void wait_clients(unsigned n)
+/* What is done next, and is not to take for ever. */
+static void G_GNUC_PRINTF(1, 2) watch(const char *format, ...)
 {
-    int64_t end = g_get_monotonic_time() + WAIT_US;
+    va_list ap;
 
-    while (ft_copy_clients("ft-0") != n) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        main_loop_wait(true);
-    }
+    QEMU_LOCK_GUARD(&watchdog.lock);
+    va_start(ap, format);
+    vsnprintf(watchdog.step, sizeof(watchdog.step), format, ap);
+    va_end(ap);
+    watchdog.end = g_get_monotonic_time() + STEP_US;
 }
+
+#define wait_until(condition)                                           \
+    do {                                                                \
+        int64_t end_ = g_get_monotonic_time() + WAIT_US;                \
+                                                                        \
+        while (!(condition)) {                                          \
+            if (g_get_monotonic_time() > end_) {                        \
+                g_error("%s: waited in vain for: %s (ready %d, done %d, " \
+                        "ended %d)", watchdog.step, #condition, ready,  \
+                        done, ended);                                   \
+            }                                                           \
+            main_loop_wait(true);                                       \
+            g_usleep(100);                                              \
+        }                                                               \
+    } while (0)
+
+/* ---------------------------------------------------------------- images */
 
 static void file_write(const char *name, uint64_t offset, const void *data,
                        size_t len)
@@ -116,13 +156,13 @@ static void file_write(const char *name, uint64_t offset, const void *data,
 /* Noise, with zeroes in the middle. */
 static void file_fill(const char *name, uint32_t seed, uint64_t size)
 {
-    g_autofree uint8_t *buf = g_malloc(size);
+    g_autofree uint32_t *buf = g_malloc(ROUND_UP(size, 4));
 
-    for (uint64_t i = 0; i < size; i++) {
+    for (uint64_t i = 0; i < DIV_ROUND_UP(size, 4); i++) {
         seed = seed * 1103515245u + 12345;
-        buf[i] = seed >> 16;
+        buf[i] = seed ^ seed >> 16;
     }
-    memset(buf + 4 * MiB, 0, 3 * MiB);
+    memset((char *)buf + 4 * MiB, 0, 3 * MiB);
     file_write(name, 0, buf, size);
 }
 
@@ -169,11 +209,126 @@ static void connect_sides(void)
     server = qio_channel_socket_new_fd(fds[1], &error_abort);
 }
 
+/* As the session does it, only NBD has it from then on. */
+static void accept_server(void)
+{
+    ft_copy_accept(server);
+    server_fd = server->fd;
+    object_unref(OBJECT(server));
+    server = NULL;
+}
+
 static void disconnect_sides(void)
 {
     object_unref(OBJECT(client));
     object_unref(OBJECT(server));
+    client = server = NULL;
 }
+
+/* ----------------------------------------------- a backup that can hang */
+
+static struct {
+    QemuThread thread;
+    int fds[2];         /* towards the client, towards the server */
+    bool hangs, quit;   /* atomic */
+} relay;
+
+static bool relay_piece(int from, int to)
+{
+    uint8_t buf[16 * KiB];
+    ssize_t n = recv(from, buf, sizeof(buf), MSG_DONTWAIT);
+
+    if (n < 0 && errno == EAGAIN) {
+        return true;
+    }
+    return n > 0 && qemu_write_full(to, buf, n) == n;
+}
+
+/* What hangs neither reads nor closes, as if it had got a SIGSTOP. */
+static void *relay_run(void *opaque)
+{
+    while (!qatomic_read(&relay.quit)) {
+        struct pollfd p[2] = {
+            { .fd = relay.fds[0], .events = POLLIN },
+            { .fd = relay.fds[1], .events = POLLIN },
+        };
+
+        if (qatomic_read(&relay.hangs)) {
+            g_usleep(1000);
+            continue;
+        }
+        poll(p, 2, 10);
+        if (!relay_piece(relay.fds[0], relay.fds[1]) ||
+            !relay_piece(relay.fds[1], relay.fds[0])) {
+            break;
+        }
+    }
+    shutdown(relay.fds[0], SHUT_RDWR);
+    shutdown(relay.fds[1], SHUT_RDWR);
+    return NULL;
+}
+
+static void tcp_pair(int fds[2])
+{
+    struct sockaddr_in sin = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    socklen_t len = sizeof(sin);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    int size = 64 * KiB;
+
+    g_assert_cmpint(bind(listener, (void *)&sin, len), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    g_assert_cmpint(getsockname(listener, (void *)&sin, &len), ==, 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM, 0);
+    g_assert_cmpint(connect(fds[0], (void *)&sin, len), ==, 0);
+    fds[1] = accept(listener, NULL, NULL);
+    g_assert_cmpint(fds[1], >=, 0);
+    close(listener);
+    /* It gets full, as it would with a larger copy. */
+    g_assert_cmpint(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size,
+                               sizeof(size)), ==, 0);
+    g_assert_cmpint(setsockopt(fds[1], SOL_SOCKET, SO_RCVBUF, &size,
+                               sizeof(size)), ==, 0);
+}
+
+static void connect_by_relay(bool tcp)
+{
+    int near[2], far[2];
+
+    if (tcp) {
+        tcp_pair(near);
+    } else {
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, near), ==, 0);
+    }
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, far), ==, 0);
+    client = qio_channel_socket_new_fd(near[0], &error_abort);
+    server = qio_channel_socket_new_fd(far[1], &error_abort);
+    relay.fds[0] = near[1];
+    relay.fds[1] = far[0];
+    relay.hangs = relay.quit = false;
+    qemu_thread_create(&relay.thread, "relay", relay_run, NULL,
+                       QEMU_THREAD_JOINABLE);
+}
+
+static void relay_end(void)
+{
+    qatomic_set(&relay.quit, true);
+    shutdown(relay.fds[0], SHUT_RDWR);
+    shutdown(relay.fds[1], SHUT_RDWR);
+    qemu_thread_join(&relay.thread);
+    close(relay.fds[0]);
+    close(relay.fds[1]);
+}
+
+static bool client_is_stuck(void)
+{
+    struct pollfd p = { .fd = client->fd, .events = POLLOUT };
+
+    return poll(&p, 1, 0) == 0;
+}
+
+/* ----------------------------------------------------------------- tests */
 
 static void images_open(bool in_iothread, uint64_t size_there)
 {
@@ -211,7 +366,7 @@ static void setup(bool in_iothread)
     g_assert_true(ft_copy_serve(blk_bs(image), "ft-0", &error_abort));
     g_assert_false(nbd_server_is_running());
     connect_sides();
-    ft_copy_accept(server);
+    accept_server();
 }
 
 static void start(FtCopyMode mode, BdrvDirtyBitmap *changed)
@@ -228,15 +383,20 @@ static void teardown(void)
     ended = 0;
     ft_copy_serve_end("ft-0", on_ended, NULL);
     g_assert_cmpint(ended, ==, 0);
-    wait_for(&ended);
+    wait_until(ended);
     g_assert_null(blk_exp_find("ft-0"));
     /* there is nothing to end any more */
     ended = 0;
     ft_copy_serve_end("ft-0", on_ended, NULL);
-    wait_for(&ended);
+    wait_until(ended);
     g_assert_cmpint(ended, ==, 1);
     disconnect_sides();
     images_close();
+}
+
+static const char *where(bool in_iothread)
+{
+    return in_iothread ? " in an iothread" : "";
 }
 
 static void check_sample(unsigned samples, bool equal)
@@ -280,6 +440,7 @@ static void test_copy(bool in_iothread, FtCopyMode mode)
     BdrvDirtyBitmap *changed;
     uint64_t got, total;
 
+    watch("copy %s%s", FtCopyMode_str(mode), where(in_iothread));
     setup(in_iothread);
     changed = prepare(mode);
     start(mode, changed);
@@ -290,15 +451,15 @@ static void test_copy(bool in_iothread, FtCopyMode mode)
     g_assert_cmpuint(total, <=, mode == FT_COPY_MODE_FULL ? SIZE + 65536 :
                      mode == FT_COPY_MODE_CHANGED ? MiB + 65536 : 0);
     guest_write(MiB + 5, 1);
-    guest_write(20 * MiB, 2);
-    wait_for(&ready);
+    guest_write(10 * MiB, 2);
+    wait_until(ready);
     g_assert_cmpint(ready, ==, 1);
     g_assert_cmpint(done, ==, 0);
     g_assert_cmpuint(ft_copy_clients("ft-0"), ==, 1);
     guest_write(3 * MiB, 3);
     guest_write(SIZE - 100 * KiB, 4);
     ft_copy_finish(copy);
-    wait_for(&done);
+    wait_until(done);
     g_assert_cmpint(result, ==, 0);
     g_assert_null(message);
     ft_copy_progress(copy, &got, &total);
@@ -307,7 +468,7 @@ static void test_copy(bool in_iothread, FtCopyMode mode)
     /* the graph is as it was, and nobody is connected */
     g_assert_true(blk_bs(guest)->file->bs == node);
     ft_copy_cancel(copy);
-    wait_clients(0);
+    wait_until(ft_copy_clients("ft-0") == 0);
     g_assert_true(files_equal());
 
     check_sample(16, true);
@@ -326,10 +487,11 @@ static void test_copy(bool in_iothread, FtCopyMode mode)
 /* To be asked to end before it is ready is to be asked for then. */
 static void test_finish_early(bool in_iothread)
 {
+    watch("finish early%s", where(in_iothread));
     setup(in_iothread);
     start(FT_COPY_MODE_FULL, NULL);
     ft_copy_finish(copy);
-    wait_for(&done);
+    wait_until(done);
     g_assert_cmpint(result, ==, 0);
     g_assert_cmpint(ready, <=, 1);
     g_assert_true(files_equal());
@@ -340,19 +502,20 @@ static void test_finish_early(bool in_iothread)
 static void test_cancel(bool in_iothread)
 {
     for (int i = 0; i < 6; i++) {
+        watch("cancel %d%s", i, where(in_iothread));
         setup(in_iothread);
         start(FT_COPY_MODE_FULL, NULL);
         for (int turn = 0; turn < i; turn++) {
             main_loop_wait(true);
         }
         if (i == 5) {
-            wait_for(&ready);
+            wait_until(ready);
         }
         ready = 0;
         ft_copy_cancel(copy);
         g_assert_true(blk_bs(guest)->file->bs == node);
         guest_write(2 * MiB, 5);
-        wait_clients(0);
+        wait_until(ft_copy_clients("ft-0") == 0);
         g_assert_cmpint(ready + done, ==, 0);
         teardown();
     }
@@ -362,32 +525,108 @@ static void test_cancel(bool in_iothread)
 static void test_broken(bool in_iothread)
 {
     for (int i = 0; i < 6; i++) {
+        watch("broken %d%s", i, where(in_iothread));
         setup(in_iothread);
         start(FT_COPY_MODE_FULL, NULL);
         if (i >= 3) {
-            wait_for(&ready);
+            wait_until(ready);
         }
         switch (i % 3) {
         case 0:
             ft_copy_break(copy);
             break;
         case 1:
-            qio_channel_shutdown(QIO_CHANNEL(server),
-                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+            shutdown(server_fd, SHUT_RDWR);
             break;
         default:
             ft_copy_serve_end("ft-0", on_ended, NULL);
-            wait_for(&ended);
+            wait_until(ended);
             g_assert_null(blk_exp_find("ft-0"));
             break;
         }
         guest_write(9 * MiB, 1);
-        wait_for(&done);
+        wait_until(done);
         g_assert_cmpint(result, <, 0);
         g_assert_nonnull(strstr(message, "'drive0'"));
         g_assert_nonnull(strstr(message, "connection"));
         g_assert_true(blk_bs(guest)->file->bs == node);
         ft_copy_cancel(copy);
+        teardown();
+    }
+}
+
+static void *break_later(void *opaque)
+{
+    g_usleep(G_USEC_PER_SEC / 10);
+    ft_copy_break(opaque);
+    return NULL;
+}
+
+static void check_broken(void)
+{
+    wait_until(done);
+    g_assert_cmpint(result, <, 0);
+    g_assert_nonnull(strstr(message, "connection"));
+}
+
+/*
+ * The backup hangs with requests on their way, and no room for more.  The
+ * guest does not see it; each way to end it must have an end.
+ */
+static void test_hangs(bool in_iothread, bool tcp)
+{
+    QemuThread thread;
+
+    for (int i = 0; i < 5; i++) {
+        watch("backup hangs %d%s%s", i, tcp ? ", tcp" : "",
+              where(in_iothread));
+        images_open(in_iothread, SIZE);
+        g_assert_true(ft_copy_serve(blk_bs(image), "ft-0", &error_abort));
+        connect_by_relay(tcp);
+        accept_server();
+        start(FT_COPY_MODE_FULL, NULL);
+        qatomic_set(&relay.hangs, true);
+        wait_until(client_is_stuck());
+        guest_write(9 * MiB, 1);
+        g_assert_cmpint(ready + done, ==, 0);
+        switch (i) {
+        case 0:
+            ft_copy_cancel(copy);
+            break;
+        case 1:
+            ft_copy_finish(copy);
+            ft_copy_cancel(copy);
+            break;
+        case 2:
+            ft_copy_break(copy);
+            check_broken();
+            ft_copy_cancel(copy);
+            break;
+        case 3:
+            /* a pause of the session, and its watch over the backup */
+            qemu_thread_create(&thread, "break", break_later, copy,
+                               QEMU_THREAD_JOINABLE);
+            bdrv_drained_begin(node);
+            bdrv_drained_end(node);
+            qemu_thread_join(&thread);
+            check_broken();
+            ft_copy_cancel(copy);
+            break;
+        default:
+            /* it dies after all, and nobody has to tell us */
+            relay_end();
+            check_broken();
+            ft_copy_cancel(copy);
+            break;
+        }
+        g_assert_cmpint(ready, ==, 0);
+        g_assert_cmpint(done, ==, i >= 2);
+        g_assert_true(blk_bs(guest)->file->bs == node);
+        guest_write(2 * MiB, 5);
+        if (i != 4) {
+            relay_end();
+        }
+        wait_until(ft_copy_clients("ft-0") == 0);
         teardown();
     }
 }
@@ -411,6 +650,7 @@ static void test_refused(void)
     Error *err = NULL;
     int64_t began;
 
+    watch("refused");
     setup(false);
     g_assert_false(ft_copy_serve(blk_bs(image), "ft-0", &err));
     error_free_or_abort(&err);
@@ -435,7 +675,7 @@ static void test_refused(void)
     images_open(false, SIZE + 65536);
     g_assert_true(ft_copy_serve(blk_bs(image), "ft-0", &error_abort));
     connect_sides();
-    ft_copy_accept(server);
+    accept_server();
     expect_refusal("ft-0", "bytes");
     teardown();
 }
@@ -465,11 +705,10 @@ static void test_all(gconstpointer data)
     test_finish_early(in_iothread);
     test_cancel(in_iothread);
     test_broken(in_iothread);
-    for (int i = 0; i < 200 && count_fds() > fds; i++) {
-        main_loop_wait(true);
-        g_usleep(10000);
-    }
-    g_assert_cmpint(count_fds(), ==, fds);
+    test_hangs(in_iothread, false);
+    test_hangs(in_iothread, true);
+    watch("file descriptors%s", where(in_iothread));
+    wait_until(count_fds() == fds);
 }
 
 int main(int argc, char **argv)
@@ -486,6 +725,10 @@ int main(int argc, char **argv)
     qemu_init_main_loop(&error_abort);
     bdrv_init();
     iothread = iothread_new();
+    qemu_mutex_init(&watchdog.lock);
+    watch("start");
+    qemu_thread_create(&watchdog.thread, "watchdog", watchdog_run, NULL,
+                       QEMU_THREAD_JOINABLE);
 
     g_test_add_data_func("/ft/copy/main", GINT_TO_POINTER(false), test_all);
     g_test_add_data_func("/ft/copy/iothread", GINT_TO_POINTER(true),
@@ -493,7 +736,12 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/copy/refused", test_refused);
     ret = g_test_run();
 
+    watch("end");
     iothread_join(iothread);
+    WITH_QEMU_LOCK_GUARD(&watchdog.lock) {
+        watchdog.quit = true;
+    }
+    qemu_thread_join(&watchdog.thread);
     rmdir(dir);
     return ret;
 }
