@@ -106,7 +106,10 @@ struct FtDrive {
     FtJournal *journal;
     FtBudget *budget;
     bool parking;
-    bool flush_gate;            /* a flush is parked: no writes until idle */
+    bool replica;               /* a backup's: no guest writes it */
+    bool flush_gate;            /* a flush is parked: no writes until idle,
+                                 * and the flush has been told so */
+    bool gate_idle;             /* it was idle already one epoch ago */
     uint64_t drain_taken;       /* bytes taken in in mode DRAIN */
     CoQueue waiters;            /* in mode DRAIN */
     unsigned nwaiters;
@@ -173,6 +176,9 @@ static void coroutine_fn job_run(void *opaque)
     }
     qatomic_dec(&d->njobs);
     aio_wait_kick();
+    if (qatomic_read(&d->leaving)) {
+        drive_kick(d);
+    }
 }
 
 /* A job of a parked request that asked for just this.  Lock held. */
@@ -314,6 +320,7 @@ static int flush_parked(FtDrive *d)
         d->ops->parked(d->opaque, d);
     }
     d->flush_gate = true;
+    d->gate_idle = false;
     d->parked_writes++;
     return -FT_EPARKED;
 }
@@ -354,11 +361,17 @@ static void fuas_forget(FtDrive *d, uint64_t offset, uint64_t bytes)
  */
 static int coroutine_fn drive_record(FtDrive *d, FtRecord *r, bool fua)
 {
+    /*
+     * What has no data is small, and is not put off: scsi-disk cannot save
+     * an UNMAP or WRITE SAME that is to be submitted again.
+     */
+    bool force = !d->can_park || !r->data;
     uint64_t cost = ft_record_cost(r);
     int ret = 0;
 
     QEMU_LOCK_GUARD(&d->lock);
-    fua = fua && d->mode == FT_DRIVE_HOLD && d->flush_disk && d->can_park;
+    fua = fua && d->mode == FT_DRIVE_HOLD && d->flush_disk && d->can_park &&
+          !d->replica;
     if (fua && ft_journal_idle(d->journal) && fua_is_done(d, r)) {
         d->flush_gate = false;
         fuas_forget(d, r->offset, r->bytes);
@@ -375,11 +388,11 @@ static int coroutine_fn drive_record(FtDrive *d, FtRecord *r, bool fua)
             ret = 1;
             break;
         case FT_DRIVE_HOLD:
-            if (d->flush_gate && ft_journal_idle(d->journal)) {
-                d->flush_gate = false;
-            }
-            if ((d->flush_gate && d->can_park) ||
-                !ft_budget_admit(d->budget, cost, !d->can_park)) {
+            if (d->replica) {
+                /* the primary alone says what is written here */
+                ret = -EBUSY;
+            } else if ((d->flush_gate && !force) ||
+                       !ft_budget_admit(d->budget, cost, force)) {
                 d->parked_writes++;
                 ret = -FT_EPARKED;
             }
@@ -430,7 +443,7 @@ static int coroutine_fn drive_flush(FtDrive *d)
     if (d->mode == FT_DRIVE_PASS) {
         return 1;
     }
-    if (d->mode == FT_DRIVE_DEAD) {
+    if (d->mode == FT_DRIVE_DEAD || (d->mode == FT_DRIVE_HOLD && d->replica)) {
         return 0;
     }
     ft_journal_add(d->journal, ft_record_new(FT_REC_FLUSH, 0, 0, 0, 0, NULL));
@@ -467,11 +480,13 @@ ft_journal_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return drive_read(d, offset, bytes, qiov);
 }
 
-/* With FUA: the write and what makes it last. With flush=disk it has been
- * parked, or is done. */
+/* With FUA: the write and what makes it last. With flush=disk, in mode HOLD,
+ * drive_record() has seen to that. */
 static int coroutine_fn drive_fua(FtDrive *d, int ret, BdrvRequestFlags flags)
 {
-    if (!ret && (flags & BDRV_REQ_FUA) && !(d->flush_disk && d->can_park)) {
+    if (!ret && (flags & BDRV_REQ_FUA) &&
+        !(d->flush_disk && d->can_park &&
+          qatomic_read(&d->mode) == FT_DRIVE_HOLD)) {
         ret = drive_flush(d);
         /* 1: the drive has become idle meanwhile, which includes a flush */
         return MIN(ret, 0);
@@ -687,16 +702,23 @@ static bool drive_must_rest(FtDrive *d)
            qatomic_read(&d->mode) != FT_DRIVE_DEAD;
 }
 
-/* Take the graph's lock at a moment when the filter is not drained. */
-static void coroutine_fn drive_enter(FtDrive *d)
+/*
+ * Take the graph's lock at a moment when the filter is not drained. False,
+ * and it is not taken: nothing may be written any more.
+ */
+static bool coroutine_fn drive_enter(FtDrive *d)
 {
     for (;;) {
         while (drive_must_rest(d)) {
             qemu_co_queue_wait(&d->resume, NULL);
         }
         bdrv_graph_co_rdlock();
+        if (qatomic_read(&d->mode) == FT_DRIVE_DEAD) {
+            bdrv_graph_co_rdunlock();
+            return false;
+        }
         if (!drive_must_rest(d)) {
-            return;
+            return true;
         }
         bdrv_graph_co_rdunlock();
     }
@@ -710,7 +732,9 @@ static int coroutine_fn apply_task(AioTask *task)
     QEMUIOVector qiov;
     int ret = 0;
 
-    drive_enter(d);
+    if (!drive_enter(d)) {
+        return -ECANCELED;
+    }
     switch (op->kind) {
     case FT_REC_WRITE:
         qemu_iovec_init_external(&qiov, op->iov, op->niov);
@@ -741,7 +765,9 @@ static int coroutine_fn apply_flush(FtDrive *d)
     uint64_t mark;
     int ret;
 
-    drive_enter(d);
+    if (!drive_enter(d)) {
+        return -ECANCELED;
+    }
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         mark = ft_journal_flush_begin(d->journal);
     }
@@ -783,7 +809,9 @@ static int coroutine_fn apply_plan(FtDrive *d, FtPlan *plan)
         return -ECANCELED;
     }
     if (!ret && plan->flush) {
-        drive_enter(d);
+        if (!drive_enter(d)) {
+            return -ECANCELED;
+        }
         ret = bdrv_co_flush(d->bs->file->bs);
         bdrv_graph_co_rdunlock();
         ft_inject(FT_FAULT_POINT_DISK_FLUSH);
@@ -888,7 +916,6 @@ static void drive_remove(FtDrive *d)
 {
     BlockDriverState *bs = d->bs;
 
-    AIO_WAIT_WHILE(NULL, qatomic_read(&d->njobs));
     drive_unblock(d);
     bdrv_drop_filter(bs, &error_abort);
 }
@@ -900,7 +927,8 @@ static void drive_remove_bh(void *opaque)
 
     bdrv_ref(bs);
     /* Unless a new session has taken it meanwhile. */
-    if (d->leaving && drive_passes(d) && !d->applier) {
+    if (d->leaving && drive_passes(d) && !d->applier &&
+        !qatomic_read(&d->njobs)) {
         d->leaving = false;
         drive_remove(d);
     }
@@ -1024,6 +1052,12 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
         QDict *opts = qdict_new();
         int64_t length = bdrv_getlength(node);
 
+        if (length < 0) {
+            qobject_unref(opts);
+            error_setg_errno(errp, -length, "the size of drive '%s' cannot be "
+                             "told", blk_name(blk));
+            return NULL;
+        }
         qdict_put_str(opts, "driver", "ft-journal");
         qdict_put_str(opts, "file", bdrv_get_node_name(node));
         /* whether discards get any further is for the node below to say */
@@ -1058,11 +1092,12 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
 
 void ft_drive_release(FtDrive *d)
 {
-    d->ops = NULL;
-    d->leaving = true;
-    if (!drive_passes(d)) {
-        ft_drive_drain(d);
+    /* From HOLD first: only there do requests call back. */
+    ft_drive_drain(d);
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        d->ops = NULL;
     }
+    qatomic_set(&d->leaving, true);
     drive_kick(d);
 }
 
@@ -1086,11 +1121,12 @@ void ft_drive_set_flush_disk(FtDrive *d, bool disk)
     d->flush_disk = disk;
 }
 
-void ft_drive_hold(FtDrive *d)
+void ft_drive_hold(FtDrive *d, bool replica)
 {
     QEMU_LOCK_GUARD(&d->lock);
-    assert(ft_journal_idle(d->journal));
+    assert(d->mode == FT_DRIVE_PASS);
     ft_journal_start(d->journal);
+    d->replica = replica;
     qatomic_set(&d->mode, FT_DRIVE_HOLD);
 }
 
@@ -1102,6 +1138,7 @@ void ft_drive_drain(FtDrive *d)
         if (d->mode == FT_DRIVE_HOLD) {
             ft_journal_commit_all(d->journal);
             d->flush_gate = false;
+            d->replica = false;
             d->drain_taken = 0;
             fuas_forget(d, 0, UINT64_MAX);
             /* In mode PASS nobody would tell them that they are outdated. */
@@ -1143,6 +1180,14 @@ void ft_drive_park(FtDrive *d, bool on)
 
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         d->parking = on && d->mode == FT_DRIVE_HOLD;
+        if (!on && d->flush_gate && ft_journal_idle(d->journal)) {
+            /*
+             * The flush is submitted again now, and opens the gate. If it is
+             * still closed by the next time, the device was reset.
+             */
+            d->flush_gate = !d->gate_idle;
+            d->gate_idle = true;
+        }
     }
     if (!d->parking || !d->can_park) {
         return;
@@ -1182,7 +1227,7 @@ uint64_t ft_drive_settled(FtDrive *d)
 bool ft_drive_idle(FtDrive *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
-    return ft_journal_idle(d->journal);
+    return d->mode == FT_DRIVE_PASS && ft_journal_idle(d->journal);
 }
 
 void ft_drive_retry(FtDrive *d)

@@ -84,8 +84,11 @@ const char *ft_drive_name(FtDrive *d);
 /* With @disk a flush waits for the disk, not only for the commit. */
 void ft_drive_set_flush_disk(FtDrive *d, bool disk);
 
-/* From PASS to HOLD. Guest paused and its requests drained. */
-void ft_drive_hold(FtDrive *d);
+/*
+ * From PASS to HOLD. Guest paused and its requests drained. @replica: no
+ * guest runs, only ft_drive_add() makes records (until DRAIN).
+ */
+void ft_drive_hold(FtDrive *d, bool replica);
 /* All that is in the journal may go to the disk: DRAIN. */
 void ft_drive_drain(FtDrive *d);
 /* Nothing may go to the disk any more: DEAD. Waits for what is on its way. */
@@ -111,7 +114,7 @@ void ft_drive_add(FtDrive *d, struct FtRecord *r);
 
 /* The last epoch that is on the disk whole, and flushed. */
 uint64_t ft_drive_settled(FtDrive *d);
-/* Nothing is in the journal. */
+/* Mode PASS: nothing is in the journal, and nothing will be. */
 bool ft_drive_idle(FtDrive *d);
 /* Try a failed write again now. */
 void ft_drive_retry(FtDrive *d);

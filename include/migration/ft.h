@@ -58,6 +58,12 @@ bool ft_blocks(const char *what, Error **errp);
 /* Is the guest stopped only for the end of an epoch? */
 bool ft_pausing(void);
 
+/*
+ * ft_drain_devices: wait for what devices have under way on their drives, but
+ * not for what the drives' journals have on the disks.
+ */
+void ft_drain_devices(void);
+
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
 void hmp_cuju_get_ft_started(Monitor *mon, const QDict *qdict);
@@ -100,6 +106,10 @@ static inline bool ft_incoming(const char *uri, Error **errp)
 static inline bool ft_pausing(void)
 {
     return false;
+}
+
+static inline void ft_drain_devices(void)
+{
 }
 
 static inline bool ft_blocks(const char *what, Error **errp)

@@ -175,7 +175,8 @@ static bool op_stage_journal(void *opaque, const void *payload, uint32_t len,
 
     length = ft_disks_lengths(b->disks, &count);
     return ft_record_decode(payload, len, length, count, add_record, b,
-                            records, errp);
+                            records, errp) &&
+           ft_disks_room(b->disks, b->journal.bytes, errp);
 }
 
 static bool op_samples(void *opaque, const void *payload, uint32_t len,
@@ -392,9 +393,8 @@ static void wait_for_lock(FtBackup *b, const char *who)
 
     if (waited > BACKUP_LOCK_TELL_MS * 1000 && !b->lock_told) {
         g_autofree char *msg =
-            g_strdup_printf("waits for the lock of the image of %s: the "
-                            "primary, or some other process, still has it "
-                            "open; end that", who);
+            g_strdup_printf("waits for %s; end what keeps it from being "
+                            "opened, to go on", who);
 
         b->lock_told = true;
         warn_report("ft: takeover %s", msg);

@@ -77,6 +77,7 @@ static void set_disks(FtDisksParams *d, FtParameters *a)
     d->journal_size = a->has_ft_journal_size ? a->ft_journal_size
                                              : d->journal_size;
     d->all.storage = a->has_ft_storage ? a->ft_storage : d->all.storage;
+    d->shared_is_sure |= a->has_ft_storage;
     d->all.copy = a->has_ft_copy ? a->ft_copy : d->all.copy;
     d->all.flush = a->has_ft_flush ? a->ft_flush : d->all.flush;
     if (a->has_ft_drives) {
@@ -219,6 +220,7 @@ static bool uri_option(FtDisksParams *d, const char *option, Error **errp)
 
     if (!strcmp(option, "shared") || !strcmp(option, "replicated")) {
         d->all.storage = qapi_enum_parse(&FtStorage_lookup, option, 0, NULL);
+        d->shared_is_sure = true;
         return true;
     }
     if (strstart(option, "replicated=", &value)) {

@@ -69,6 +69,11 @@ static bool check_shared(FtDisk *disk, bool locked, Error **errp)
 {
     g_autofree char *file = NULL;
 
+    if (!(bdrv_get_flags(blk_bs(disk->blk)) & BDRV_O_INACTIVE)) {
+        error_setg(errp, "drive '%s' is open for writing on the backup "
+                   "already; start the backup anew", disk->name);
+        return false;
+    }
     if (locked && ft_disk_lock_seen(disk, &file) == 0) {
         error_setg(errp, "drive '%s': the primary has locked its image, but "
                    "the backup's image '%s' is not locked, so they are not "
@@ -86,6 +91,7 @@ static bool adopt_drive(FtDisks *ds, FtDisk *disk, const char *line,
 {
     g_auto(GStrv) w = g_strsplit(line, " ", 8);
     unsigned index = disk - ds->disk;
+    unsigned i;
     BlockBackend *blk;
     uint64_t n, length;
     int storage, copy;
@@ -112,6 +118,12 @@ static bool adopt_drive(FtDisks *ds, FtDisk *disk, const char *line,
                    "-drive and -device options", w[7], w[6]);
         return false;
     }
+    for (i = 0; i < index; i++) {
+        if (ds->disk[i].blk == blk) {
+            error_setg(errp, "the primary describes drive '%s' twice", w[7]);
+            return false;
+        }
+    }
     disk->index = index;
     disk->params.storage = storage;
     disk->params.copy = copy;
@@ -134,6 +146,7 @@ static bool adopt_drive(FtDisks *ds, FtDisk *disk, const char *line,
                       "own? then it is shared): ", disk->name);
         return false;
     }
+    disk->activated = true;
     return true;
 }
 
@@ -222,7 +235,7 @@ bool ft_disks_start(FtDisks *ds, const FtDisksOps *ops, void *opaque,
         if (!disk->drive) {
             return false;
         }
-        ft_drive_hold(disk->drive);
+        ft_drive_hold(disk->drive, true);
     }
     ds->ops = ops;
     ds->opaque = opaque;
@@ -242,6 +255,29 @@ uint64_t ft_disks_journal_max(const FtDisks *ds)
     return MIN(ds->journal_size, 64 * GiB) + REQUEST_MAX;
 }
 
+bool ft_disks_room(FtDisks *ds, uint64_t bytes, Error **errp)
+{
+    uint64_t max = ft_disks_journal_max(ds);
+    FtDriveStats st;
+    unsigned i;
+
+    for (i = 0; i < ds->count; i++) {
+        if (ds->disk[i].drive) {
+            ft_drive_stats(ds->disk[i].drive, &st);
+            bytes += st.bytes;
+        }
+    }
+    WITH_QEMU_LOCK_GUARD(&ds->lock) {
+        bytes += ds->kept_bytes;
+    }
+    if (bytes > max) {
+        error_setg(errp, "the primary has %" PRIu64 " bytes of disk writes "
+                   "outstanding, %" PRIu64 " were agreed on", bytes, max);
+        return false;
+    }
+    return true;
+}
+
 /* The primary has them on its disk.  Lock held. */
 static void forget_kept(FtDisks *ds)
 {
@@ -249,6 +285,7 @@ static void forget_kept(FtDisks *ds)
 
     while ((r = g_queue_peek_head(&ds->kept)) && r->epoch <= ds->on_disk) {
         g_queue_pop_head(&ds->kept);
+        ds->kept_bytes -= ft_record_cost(r);
         ft_record_unref(r);
     }
 }
@@ -265,6 +302,7 @@ void ft_disks_commit(FtDisks *ds, uint64_t epoch, FtRecords *records,
                           FT_STORAGE_SHARED;
 
             r->epoch = epoch;
+            ds->kept_bytes += ft_record_cost(r);
             g_queue_push_tail(shared ? &ds->kept : &ds->todo,
                               ft_record_ref(r));
         }
@@ -330,6 +368,9 @@ bool ft_disks_apply(FtDisks *ds, Error **errp)
     WITH_QEMU_LOCK_GUARD(&ds->lock) {
         todo = ds->todo;
         g_queue_init(&ds->todo);
+        for (GList *l = todo.head; l; l = l->next) {
+            ds->kept_bytes -= ft_record_cost(l->data);
+        }
         /* with what came in the meantime */
         committed = ds->committed;
     }
@@ -351,14 +392,25 @@ bool ft_disks_apply(FtDisks *ds, Error **errp)
 static bool open_shared(FtDisks *ds, FtDisk *disk, char **who, Error **errp)
 {
     g_autofree char *file = NULL;
+    Error *err = NULL;
+    int64_t length;
 
     if (ft_disk_lock_seen(disk, &file) > 0) {
-        *who = g_strdup_printf("drive '%s' (%s)", disk->name, file);
+        *who = g_strdup_printf("drive '%s' (%s is locked by another process, "
+                               "most likely the primary)", disk->name, file);
         return false;
     }
-    if (bdrv_activate(blk_bs(disk->blk), errp) < 0) {
-        error_prepend(errp, "drive '%s' could not be taken over: ",
-                      disk->name);
+    if (bdrv_activate(blk_bs(disk->blk), &err) < 0) {
+        /* Another lock, or a storage that is away: neither is for ever. */
+        *who = g_strdup_printf("drive '%s' (%s)", disk->name,
+                               error_get_pretty(err));
+        error_free(err);
+        return false;
+    }
+    length = bdrv_getlength(blk_bs(disk->blk));
+    if (length != disk->length) {
+        error_setg(errp, "drive '%s' has %" PRId64 " bytes now, it had %"
+                   PRIu64, disk->name, length, disk->length);
         return false;
     }
     disk->drive = ft_drive_attach(disk->blk, disk->index, ds->budget,
@@ -367,7 +419,7 @@ static bool open_shared(FtDisks *ds, FtDisk *disk, char **who, Error **errp)
     if (!disk->drive) {
         return false;
     }
-    ft_drive_hold(disk->drive);
+    ft_drive_hold(disk->drive, true);
     return true;
 }
 

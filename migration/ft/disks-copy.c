@@ -82,6 +82,7 @@ static void copy_done(void *opaque, int ret, const char *msg)
     FtDisk *disk = opaque;
     FtDisks *ds = disk->ds;
 
+    ft_copy_progress(disk->copy, &disk->copied, &disk->to_copy);
     ft_copy_cancel(g_steal_pointer(&disk->copy));
     if (ret < 0) {
         if (ds->ops) {
@@ -158,16 +159,51 @@ static bool needs_sample(const FtDisk *disk)
  * first epoch counts: the backup has nothing of it to replay. That goes for
  * qcow2's tables, which are written at a flush, too.
  */
+struct FtFirstFlush {
+    FtDisk *disk;               /* NULL: nobody waits any more */
+    BlockDriverState *bs;       /* a reference */
+    int ret;
+};
+
+static void flush_done(void *opaque)
+{
+    FtFirstFlush *f = opaque;
+
+    if (f->disk) {
+        f->disk->flush = NULL;
+        f->disk->flush_ret = f->ret;
+        one_done(f->disk->ds);
+    }
+    bdrv_unref(f->bs);
+    g_free(f);
+}
+
 static void coroutine_fn flush_run(void *opaque)
 {
-    FtDisk *disk = opaque;
+    FtFirstFlush *f = opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        disk->flush_ret = bdrv_co_flush(ft_drive_node(disk->drive));
+        f->ret = bdrv_co_flush(f->bs);
     }
-    disk->flushing = false;
-    one_done(disk->ds);
-    aio_wait_kick();
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(), flush_done, f);
+}
+
+static void flush_begin(FtDisk *disk)
+{
+    disk->flush = g_new0(FtFirstFlush, 1);
+    disk->flush->disk = disk;
+    disk->flush->bs = ft_drive_node(disk->drive);
+    bdrv_ref(disk->flush->bs);
+    qemu_coroutine_enter(qemu_coroutine_create(flush_run, disk->flush));
+}
+
+void ft_disk_forget_flush(FtDisk *disk)
+{
+    /* It may take as long as it likes. */
+    if (disk->flush) {
+        disk->flush->disk = NULL;
+        disk->flush = NULL;
+    }
 }
 
 bool ft_disks_finish_copies(FtDisks *ds)
@@ -177,14 +213,13 @@ bool ft_disks_finish_copies(FtDisks *ds)
     ft_disks_changed_start(ds);
     /* first count, then begin, as each may be done at once */
     for (i = 0; i < ds->count; i++) {
-        ds->disk[i].flushing = true;
         ds->copies += 1 + !!ds->disk[i].copy;
     }
     for (i = 0; i < ds->count; i++) {
         if (ds->disk[i].copy) {
             ft_copy_finish(ds->disk[i].copy);
         }
-        qemu_coroutine_enter(qemu_coroutine_create(flush_run, &ds->disk[i]));
+        flush_begin(&ds->disk[i]);
     }
     return ds->count;
 }
@@ -281,7 +316,12 @@ bool ft_disks_serve_end(FtDisks *ds)
 bool ft_disks_compare(FtDisks *ds, const uint8_t *buf, size_t len,
                       Error **errp)
 {
-    for (; len >= SAMPLE_SIZE; buf += SAMPLE_SIZE, len -= SAMPLE_SIZE) {
+    if (len % SAMPLE_SIZE || len / SAMPLE_SIZE > ds->count) {
+        error_setg(errp, "the primary sent %zu bytes of samples of %u drives",
+                   len, ds->count);
+        return false;
+    }
+    for (; len; buf += SAMPLE_SIZE, len -= SAMPLE_SIZE) {
         uint32_t index = ldl_be_p(buf);
         uint32_t crc;
         FtDisk *disk;

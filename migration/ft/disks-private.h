@@ -15,6 +15,8 @@
 
 #define FT_DISKS_MAX    256
 
+typedef struct FtFirstFlush FtFirstFlush;
+
 typedef struct FtDisk {
     FtDisks *ds;
     uint16_t index;
@@ -26,8 +28,10 @@ typedef struct FtDisk {
     FtDrive *drive;             /* NULL: not attached (yet) */
     FtCopy *copy;               /* first copy under way */
     bool copy_ready;            /* primary: as good as equal */
-    bool flushing;              /* primary: before epoch 1 */
+    uint64_t copied, to_copy;   /* primary: bytes, in the end */
+    FtFirstFlush *flush;        /* primary: before epoch 1 is sent */
     int flush_ret;
+    bool activated;             /* backup: by us, before a session began */
     bool serving;               /* backup: the image is still exported */
     bool ending;                /* backup: but not for long */
     int told_error;             /* the last one that an event told of */
@@ -68,6 +72,7 @@ struct FtDisks {
     uint64_t on_disk;           /* the primary has all up to it */
     GQueue kept;                /* of FtRecord of shared drives */
     GQueue todo;                /* of FtRecord, to be written here */
+    uint64_t kept_bytes;        /* what both take */
     uint64_t settled;           /* of this side's own images */
     GByteArray *samples;        /* of the primary's images, or NULL */
 };
@@ -91,6 +96,8 @@ void ft_disks_handle_errors(FtDisks *ds);
  * not what they should be. */
 bool ft_disks_apply(FtDisks *ds, Error **errp);
 
+/* disks-copy.c, primary: do not tell of the first flush any more. */
+void ft_disk_forget_flush(FtDisk *disk);
 /* disks-copy.c, backup: export the images; end that (true: it has ended);
  * compare samples. */
 bool ft_disks_serve(FtDisks *ds, Error **errp);

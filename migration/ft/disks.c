@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/aio-wait.h"
 #include "block/block_int.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
@@ -98,6 +97,11 @@ bool ft_disk_init(FtDisks *ds, FtDisk *disk, BlockBackend *blk, Error **errp)
         return false;
     }
     disk->length = length;
+    if (bdrv_get_flags(blk_bs(blk)) & BDRV_O_NO_FLUSH) {
+        error_setg(errp, "drive '%s' has cache=unsafe, so that nobody can "
+                   "tell what is on the disk; use cache=none", disk->name);
+        return false;
+    }
     return check_device(blk, disk->name, errp) &&
            check_users(blk, disk->name, errp);
 }
@@ -228,9 +232,12 @@ void ft_disks_free(FtDisks *ds)
         if (disk->copy) {
             ft_copy_cancel(disk->copy);
         }
-        AIO_WAIT_WHILE(NULL, disk->flushing);
+        ft_disk_forget_flush(disk);
         if (disk->drive) {
             ft_drive_release(disk->drive);
+        } else if (disk->activated) {
+            /* as it was, for the next primary to be looked at */
+            bdrv_inactivate(blk_bs(disk->blk), NULL);
         }
         g_free(disk->name);
         g_free(disk->path);
@@ -246,6 +253,24 @@ void ft_disks_free(FtDisks *ds)
     g_free(ds->length);
     g_free(ds->disk);
     g_free(ds);
+}
+
+/*
+ * By the lock the backup will see that it has the same image, and that this
+ * side has let go of it. Where there is none, the operator must vouch for it.
+ */
+static bool check_lock(FtDisk *disk, Error **errp)
+{
+    if (ft_disk_lock_seen(disk, NULL) > 0) {
+        return true;
+    }
+    error_setg(errp, "drive '%s': its image is not locked (it is no file, or "
+               "the file system has no locks, or file.locking=off), so that "
+               "the backup cannot tell whether it has the same one; if it "
+               "has, and only one side can ever write to it, say so "
+               "(migrate -c URI,shared; ft-storage); else use replicated",
+               disk->name);
+    return false;
 }
 
 /* What holds for this drive: the first entry that names it or its device. */
@@ -313,6 +338,9 @@ FtDisks *ft_disks_new(const FtDisksParams *params, const FtDisksOps *ops,
         disk->params = params_of(params, disk, &used);
         if (disk->params.storage == FT_STORAGE_REPLICATED) {
             ds->backup_settled = 0;
+        } else if (!params->shared_is_sure &&
+                   !check_lock(disk, errp)) {
+            goto fail;
         }
         disk->drive = ft_drive_attach(blk, i, ds->budget, &ft_disks_drive_ops,
                                       disk, PROTECTED_REASON, errp);
@@ -386,7 +414,7 @@ void ft_disks_hold(FtDisks *ds)
     unsigned i;
 
     for (i = 0; i < ds->count; i++) {
-        ft_drive_hold(ds->disk[i].drive);
+        ft_drive_hold(ds->disk[i].drive, false);
     }
 }
 
@@ -580,8 +608,12 @@ void ft_disks_query(FtDisks *ds, FtStatus *st)
         q->parked_reads = drv.parked_reads;
         q->parked_writes = drv.parked_writes;
         if (disk->copy) {
+            ft_copy_progress(disk->copy, &disk->copied, &disk->to_copy);
+        }
+        if (disk->to_copy) {
             q->has_copied = q->has_to_copy = true;
-            ft_copy_progress(disk->copy, &q->copied, &q->to_copy);
+            q->copied = disk->copied;
+            q->to_copy = disk->to_copy;
         }
         q->error = drv.error ? g_strdup(strerror(drv.error)) : NULL;
         QAPI_LIST_APPEND(tail, q);

@@ -46,6 +46,7 @@ typedef struct FtDisksParams {
     uint64_t journal_size;      /* bytes */
     FtDriveParams all;          /* for the drives that are not listed */
     FtDriveOptionsList *drives; /* by name; not owned */
+    bool shared_is_sure;        /* the operator said "shared": no lock needed */
     bool drain_reads;           /* do not park them (to compare) */
 } FtDisksParams;
 
@@ -149,6 +150,10 @@ void ft_disks_copy_accept(FtDisks *ds, unsigned index,
  * outstanding.  Any thread after start. */
 const uint64_t *ft_disks_lengths(const FtDisks *ds, unsigned *count);
 uint64_t ft_disks_journal_max(const FtDisks *ds);
+
+/* May the primary have @bytes of records in the open epoch, beside all that
+ * is kept or not written yet?  Any thread. */
+bool ft_disks_room(FtDisks *ds, uint64_t bytes, Error **errp);
 
 /* Keep the primary's samples, to be compared before anything is applied. Any
  * thread. */

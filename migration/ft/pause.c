@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/seqlock.h"
 #include "block/block.h"
+#include "migration/ft.h"
 #include "system/block-backend.h"
 #include "system/cpus.h"
 #include "system/cpu-timers.h"
@@ -18,11 +19,8 @@
 #include "system/runstate.h"
 #include "pause.h"
 
-/*
- * Wait for what devices have under way. Not bdrv_drain_all(), which would
- * also wait for what the journals are writing, and stop jobs.
- */
-static void drain_devices(void)
+/* Not bdrv_drain_all(), which would also stop jobs. */
+void ft_drain_devices(void)
 {
     BlockBackend *blk = NULL;
 
@@ -51,7 +49,7 @@ void ft_pause_begin(FtPauseState *ps, FtDisks *disks)
     pause_all_vcpus();
     ft_disks_park(disks, true);
     vm_state_notify(false, RUN_STATE_SAVE_VM);
-    drain_devices();
+    ft_drain_devices();
 }
 
 void ft_pause_end(FtPauseState *ps, FtDisks *disks)

@@ -136,6 +136,15 @@ void ft_pri_sync_done(FtPri *p, int64_t now)
     pri_take(p, now);
 }
 
+void ft_pri_first_sent(FtPri *p, int64_t now)
+{
+    if (p->withheld && p->taken == 1) {
+        p->withheld = false;
+        p->taken_at[1] = now;
+        p->asked = now;
+    }
+}
+
 void ft_pri_output_waiting(FtPri *p)
 {
     p->early = true;
@@ -255,7 +264,7 @@ static int64_t pri_poll(FtPri *p, int64_t now)
         }
         return p->data_lost;
     }
-    if (ft_pri_in_flight(p)) {
+    if (ft_pri_in_flight(p) && !p->withheld) {
         due = pri_ack_due(p);
         if (now >= due) {
             pri_lost(p, "the backup did not acknowledge an epoch in time");

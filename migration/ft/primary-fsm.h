@@ -92,6 +92,7 @@ typedef struct FtPri {
     FtPriState state;
     bool dead;                  /* ended, waits to be freed */
     bool output_held;           /* since epoch 1 was taken */
+    bool withheld;              /* set in take_epoch(1): it is not sent yet */
     bool stalled;
     bool early;                 /* output waits: end the epoch soon */
     bool full;                  /* a limit was reached: end it now */
@@ -123,6 +124,8 @@ void ft_pri_start(FtPri *p, int64_t now);
 void ft_pri_connected(FtPri *p, int64_t now);
 /* Little enough is left of the first copy: take epoch 1 now. */
 void ft_pri_sync_done(FtPri *p, int64_t now);
+/* Epoch 1, which was withheld, is sent now: its deadline begins. */
+void ft_pri_first_sent(FtPri *p, int64_t now);
 /* The first item of output was held in the open epoch. */
 void ft_pri_output_waiting(FtPri *p);
 /* The dirty set or the held output has reached its limit. */

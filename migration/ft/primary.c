@@ -261,7 +261,9 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     if (ok) {
         if (epoch == 1) {
             ok = ft_output_start(p->output, 2, &p->broken);
-            ft_disks_hold(p->disks);
+            if (ok) {
+                ft_disks_hold(p->disks);
+            }
             img->on_disk = 0;
         } else {
             img->on_disk = ft_disks_seal(p->disks, epoch, &img->journal);
@@ -292,7 +294,8 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     st->device_bytes = img->devices->len;
     trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
     if (epoch == 1) {
-        ft_sender_hold(p->sender, ft_disks_finish_copies(p->disks));
+        p->fsm.withheld = ft_disks_finish_copies(p->disks);
+        ft_sender_hold(p->sender, p->fsm.withheld);
     }
     ft_sender_queue(p->sender, img);
     return true;
@@ -683,6 +686,8 @@ static void disks_copied(void *opaque)
         g_byte_array_unref(samples);
     }
     ft_sender_hold(p->sender, false);
+    ft_pri_first_sent(&p->fsm, ft_now_us());
+    primary_kick(p);
 }
 
 static void disks_failed(void *opaque, const char *reason)

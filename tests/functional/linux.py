@@ -14,6 +14,10 @@ SPDX-License-Identifier: GPL-2.0-or-later
         pair.power_off()                # in order, both QEMUs end
         pair.check_images()
 
+    pair = LinuxPair(directory, append=JOBS)
+    ...
+    print(pair.run('uname -r'))         # a script in the guest, by redis
+
 The two hosts are network namespaces (scripts/netns-lab), each with a tap, a
 bridge and an end of the pair's own cable. They take turns: whoever is killed
 comes back as the backup. On shared storage both open one image; on replicated
@@ -35,12 +39,13 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.parse
 
 from harness import PATIENCE, ROOT, Broken, Machine, wait_until
 
 SCRIPTS = os.path.join(ROOT, 'scripts')
 sys.path.insert(0, SCRIPTS)
-from pgclient import CLONE_NEWNET, PgClient  # noqa: E402
+from pgclient import CLONE_NEWNET, PgClient, open_socket  # noqa: E402
 
 FILES = os.environ.get('CUJU_GUEST_LINUX',
                        os.path.join(ROOT, 'build', 'guest', 'linux'))
@@ -55,6 +60,11 @@ BAD_WORDS = re.compile(
     r'I/O error|EXT4-fs (error|warning)|JBD2|Buffer I/O|Kernel panic|Oops|'
     r'BUG:|WARNING:|Call Trace|blocked for more|stall|does not answer|'
     r'did not end|/data is in use|corrupt', re.IGNORECASE)
+# For LinuxPair's `append`: the guest runs what comes on a list of its redis.
+JOBS = 'ftguest.run=' + urllib.parse.quote(
+    'while :; do redis-cli --raw BLPOP job 0 > /run/job || sleep 1; '
+    'sed -i 1d /run/job; '
+    'sh /run/job 2>&1 | redis-cli -x LPUSH done > /dev/null; done', safe='')
 _labs = itertools.count()
 
 
@@ -211,11 +221,12 @@ class LinuxPair:
         self.images_equal()
         self.primary.qmp('cont')
 
-    def check_images(self):
-        """After the guest's end, on all hosts that have an image."""
-        for host in HOSTS if self.storage == 'replicated' else ['pri']:
-            self.fsck(host)
-        if self.storage == 'replicated':
+    def check_images(self, both=True):
+        """After the guest's end: the primary's image, or all and that they
+        are equal."""
+        self.fsck(self.where[self.primary])
+        if both and self.storage == 'replicated':
+            self.fsck(self.where[self.backup])
             self.images_equal()
 
     # ---------------------------------------------------------- the machines
@@ -256,8 +267,9 @@ class LinuxPair:
         self.make_image(host)
         self.primary = self.launch(host)
         self.wait_serial(self.primary, 'ftguest: ready', 60)
-        if 'ftguest: postgres on port' not in self.primary.text('serial'):
-            raise Broken(self.primary.text('serial'))
+        said = self.primary.text('serial')
+        if 'on /data' not in said or 'does not answer' in said:
+            raise Broken(said)
         return self.primary
 
     def start_backup(self):
@@ -356,6 +368,26 @@ class LinuxPair:
                 'resent': tcp_figures(client)[0] - resent,
                 'timer_ms': timer,
                 'reason': reason}
+
+    def run(self, script, timeout=60.0):
+        """Run a shell script in the guest (see JOBS); what it prints."""
+        def resp(*words):
+            return b'*%d\r\n' % len(words) + b''.join(
+                b'$%d\r\n%s\r\n' % (len(w), w)
+                for w in (str(word).encode() for word in words))
+
+        with open_socket((GUEST, 6379), timeout * PATIENCE,
+                         self.lab.cli) as sock, sock.makefile('rb') as answer:
+            sock.sendall(resp('RPUSH', 'job', script))
+            if not answer.readline().startswith(b':'):
+                raise Broken('redis does not take the job')
+            sock.sendall(resp('BLPOP', 'done', int(timeout * PATIENCE)))
+            if answer.readline() != b'*2\r\n':
+                raise Broken(f'not done in {timeout} s: {script}')
+            for _ in range(2):          # the list's name, and the value
+                size = int(answer.readline()[1:])
+                value = answer.read(size + 2)[:-2]
+            return value.decode(errors='replace')
 
     def power_off(self, timeout=60.0):
         """The guest's own end, by its power button; both QEMUs end well."""

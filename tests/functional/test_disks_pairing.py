@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import ftguest
-from disks import DiskPair, make_image
+from disks import SIZE, DiskPair, make_image
 from harness import wait_until
 from test_disks import takeover
 
@@ -170,6 +170,9 @@ def test_copy_changed(make_pair):
     pair.uri = pair.address('again')
     pair.backup = pair.launch('again', host='backup', incoming=pair.uri)
     pair.protect()
+    drive = pair.drives_of(pair.primary)[0]
+    print(f'{drive["copied"]} of {SIZE} bytes copied')
+    assert 0 < drive['copied'] < SIZE
     pair.wait_writes(pair.primary, 50)
     takeover(pair)
 
