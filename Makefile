@@ -153,9 +153,12 @@ ifeq ($(CHECK_QEMU),full)
 	@cd $(OBJ) && ../../scripts/build/without-kvm --unless-usable \
 	    env $(MESON_TEST) -t $(TIMEOUT_MULTIPLIER) --suite qtest-x86_64
 else
-	@$(NINJA) qemu-system-x86_64 qemu-img tests/qtest/migration-test
+	@$(NINJA) qemu-system-x86_64 qemu-img tests/qtest/migration-test \
+	    qemu-io qemu-nbd storage-daemon/qemu-storage-daemon
 	@scripts/build/without-kvm --unless-usable \
 	    scripts/build/run-migration-test $(OBJ) $(JOBS)
+	@scripts/build/without-kvm --unless-usable \
+	    scripts/build/run-iotests $(OBJ) $(JOBS)
 endif
 
 .PHONY: bench
@@ -192,5 +195,5 @@ help:
 	@echo '  check-style       shellcheck'
 	@echo '  check-unit        unit tests of the engine'
 	@echo '  check-functional  whole machines; PYTESTFLAGS="-k NAME" picks some'
-	@echo '  check-qemu        QEMU'"'"'s migration test; CHECK_QEMU=full: all x86_64 qtests'
+	@echo '  check-qemu        QEMU'"'"'s migration test, some iotests; CHECK_QEMU=full: all x86_64 qtests'
 	@echo 'Variables: V=1 shows commands, -jN sets the jobs of ninja'

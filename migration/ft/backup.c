@@ -62,6 +62,7 @@ struct FtBackup {
     int64_t takeover_began;
     QEMUTimer *lock_timer;      /* to look for the lock of an image again */
     bool lock_told;
+    bool finishing;             /* ended in order, but for the images */
 
     QemuMutex lock;             /* all below */
     FtBak fsm;
@@ -397,6 +398,7 @@ static void wait_for_lock(FtBackup *b, const char *who)
                             "opened, to go on", who);
 
         b->lock_told = true;
+        ft_disks_watch(b->disks);
         warn_report("ft: takeover %s", msg);
         ft_session_state(FT_ROLE_BACKUP, FT_STATE_TAKEOVER, msg);
     }
@@ -486,6 +488,17 @@ static Event *next_event(FtBackup *b)
     return ev;
 }
 
+/*
+ * A backup without a session has nothing to run, but its own images get what
+ * it holds of them.
+ */
+static void backup_finish(FtBackup *b)
+{
+    if (!b->disks || ft_disks_finished(b->disks)) {
+        exit(EXIT_SUCCESS);
+    }
+}
+
 static void backup_bh(void *opaque)
 {
     FtBackup *b = opaque;
@@ -497,14 +510,13 @@ static void backup_bh(void *opaque)
             tell_state(b, ev);
         } else if (ev->kind == EV_TAKEOVER) {
             go_on(b);
+        } else if (ev->orderly) {
+            info_report("ft: protection has ended: %s", ev->text);
+            b->finishing = true;
+            backup_finish(b);
         } else {
-            /* A backup without a session has nothing to run. */
-            if (ev->orderly) {
-                info_report("ft: protection has ended: %s", ev->text);
-            } else {
-                error_report("ft: this backup gives up: %s", ev->text);
-            }
-            exit(ev->orderly ? EXIT_SUCCESS : EXIT_FAILURE);
+            error_report("ft: this backup gives up: %s", ev->text);
+            exit(EXIT_FAILURE);
         }
         g_free(ev->text);
         g_free(ev);
@@ -536,12 +548,26 @@ static void disks_failed(void *opaque, const char *reason)
 {
     FtBackup *b = opaque;
 
+    if (b->finishing) {
+        error_report("ft: the images are not complete: %s", reason);
+        exit(EXIT_FAILURE);
+    }
     WITH_QEMU_LOCK_GUARD(&b->lock) {
         ft_bak_frame_bad(&b->fsm, reason);
     }
 }
 
+static void disks_ready(void *opaque)
+{
+    FtBackup *b = opaque;
+
+    if (b->finishing) {
+        backup_finish(b);
+    }
+}
+
 static const FtDisksOps disks_ops = {
+    .ready = disks_ready,
     .failed = disks_failed,
 };
 

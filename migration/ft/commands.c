@@ -77,7 +77,9 @@ static void set_disks(FtDisksParams *d, FtParameters *a)
     d->journal_size = a->has_ft_journal_size ? a->ft_journal_size
                                              : d->journal_size;
     d->all.storage = a->has_ft_storage ? a->ft_storage : d->all.storage;
-    d->shared_is_sure |= a->has_ft_storage;
+    if (a->has_ft_storage) {
+        d->shared_is_sure = a->ft_storage == FT_STORAGE_SHARED;
+    }
     d->all.copy = a->has_ft_copy ? a->ft_copy : d->all.copy;
     d->all.flush = a->has_ft_flush ? a->ft_flush : d->all.flush;
     if (a->has_ft_drives) {
@@ -220,7 +222,7 @@ static bool uri_option(FtDisksParams *d, const char *option, Error **errp)
 
     if (!strcmp(option, "shared") || !strcmp(option, "replicated")) {
         d->all.storage = qapi_enum_parse(&FtStorage_lookup, option, 0, NULL);
-        d->shared_is_sure = true;
+        d->shared_is_sure = d->all.storage == FT_STORAGE_SHARED;
         return true;
     }
     if (strstart(option, "replicated=", &value)) {

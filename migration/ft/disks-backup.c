@@ -74,7 +74,7 @@ static bool check_shared(FtDisk *disk, bool locked, Error **errp)
                    "already; start the backup anew", disk->name);
         return false;
     }
-    if (locked && ft_disk_lock_seen(disk, &file) == 0) {
+    if (locked && ft_disk_lock_seen(disk, &file, NULL) == 0) {
         error_setg(errp, "drive '%s': the primary has locked its image, but "
                    "the backup's image '%s' is not locked, so they are not "
                    "the same file; if each host has an image of its own, "
@@ -116,6 +116,12 @@ static bool adopt_drive(FtDisks *ds, FtDisk *disk, const char *line,
         error_setg(errp, "the primary's writable drive '%s' (device %s) is "
                    "not there on the backup: start both sides with the same "
                    "-drive and -device options", w[7], w[6]);
+        return false;
+    }
+    if (!ft_disk_is_writable(blk)) {
+        error_setg(errp, "drive '%s' is writable on the primary and read-only "
+                   "on the backup: start both sides with the same options",
+                   w[7]);
         return false;
     }
     for (i = 0; i < index; i++) {
@@ -387,17 +393,50 @@ bool ft_disks_apply(FtDisks *ds, Error **errp)
     return true;
 }
 
+bool ft_disks_finished(FtDisks *ds)
+{
+    bool busy = false;
+    unsigned i;
+
+    if (!ds->finishing) {
+        /* an error is that of images that were never equal */
+        ft_disks_apply(ds, NULL);
+    }
+    for (i = 0; i < ds->count && ds->equal; i++) {
+        FtDrive *d = ds->disk[i].drive;
+
+        if (d) {
+            if (!ds->finishing) {
+                ft_drive_drain(d);
+            }
+            busy |= !ft_drive_idle(d);
+        }
+    }
+    ds->finishing = true;
+    return !busy;
+}
+
 /* --------------------------------------------------------------- takeover */
 
 static bool open_shared(FtDisks *ds, FtDisk *disk, char **who, Error **errp)
 {
     g_autofree char *file = NULL;
     Error *err = NULL;
+    struct stat st = { 0 };
     int64_t length;
 
-    if (ft_disk_lock_seen(disk, &file) > 0) {
+    if (ft_disk_lock_seen(disk, &file, &st) > 0) {
         *who = g_strdup_printf("drive '%s' (%s is locked by another process, "
                                "most likely the primary)", disk->name, file);
+        return false;
+    }
+    if (disk->watched &&
+        (st.st_mtim.tv_sec != disk->written_at.tv_sec ||
+         st.st_mtim.tv_nsec != disk->written_at.tv_nsec)) {
+        error_setg(errp, "the image '%s' of drive '%s' has been written since "
+                   "the primary was lost: it was not dead and has gone on "
+                   "alone, so this side's state is out of date; start the "
+                   "guest from the image", file, disk->name);
         return false;
     }
     if (bdrv_activate(blk_bs(disk->blk), &err) < 0) {
@@ -421,6 +460,23 @@ static bool open_shared(FtDisks *ds, FtDisk *disk, char **who, Error **errp)
     }
     ft_drive_hold(disk->drive, true);
     return true;
+}
+
+void ft_disks_watch(FtDisks *ds)
+{
+    g_autofree char *file = NULL;
+    struct stat st;
+    unsigned i;
+
+    for (i = 0; i < ds->count; i++) {
+        FtDisk *disk = &ds->disk[i];
+
+        g_clear_pointer(&file, g_free);
+        if (!disk->drive && ft_disk_lock_seen(disk, &file, &st) >= 0) {
+            disk->written_at = st.st_mtim;
+            disk->watched = true;
+        }
+    }
 }
 
 bool ft_disks_take_over(FtDisks *ds, char **who, Error **errp)

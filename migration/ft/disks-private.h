@@ -31,6 +31,8 @@ typedef struct FtDisk {
     uint64_t copied, to_copy;   /* primary: bytes, in the end */
     FtFirstFlush *flush;        /* primary: before epoch 1 is sent */
     int flush_ret;
+    bool watched;               /* takeover: written_at is valid */
+    struct timespec written_at; /* the image, when the wait began */
     bool activated;             /* backup: by us, before a session began */
     bool serving;               /* backup: the image is still exported */
     bool ending;                /* backup: but not for long */
@@ -67,6 +69,7 @@ struct FtDisks {
     /* backup */
     bool started;
     bool equal;                 /* replicated images are; apply */
+    bool finishing;             /* the session has ended in order */
     QemuMutex lock;             /* all below */
     uint64_t committed;
     uint64_t on_disk;           /* the primary has all up to it */
@@ -85,9 +88,10 @@ bool ft_disk_is_writable(BlockBackend *blk);
 /*
  * ft_disk_lock_seen: does some process, this one included, hold QEMU's lock
  * for writing on the image of @disk?  1 yes, 0 no, negative: it cannot be
- * told, as the image is no file or the file system has no locks.
+ * told, as the image is no file or the file system has no locks.  @st, if
+ * not NULL, is the file's state.
  */
-int ft_disk_lock_seen(FtDisk *disk, char **filename);
+int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st);
 
 /* What an FtDriveOps.error leads to. */
 void ft_disks_handle_errors(FtDisks *ds);

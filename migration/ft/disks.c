@@ -106,7 +106,7 @@ bool ft_disk_init(FtDisks *ds, FtDisk *disk, BlockBackend *blk, Error **errp)
            check_users(blk, disk->name, errp);
 }
 
-int ft_disk_lock_seen(FtDisk *disk, char **filename)
+int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st)
 {
     BlockDriverState *bs = blk_bs(disk->blk);
     int fd, ret;
@@ -128,6 +128,9 @@ int ft_disk_lock_seen(FtDisk *disk, char **filename)
     if (fd < 0) {
         return -errno;
     }
+    if (st && fstat(fd, st) < 0) {
+        memset(st, 0, sizeof(*st));
+    }
     ret = qemu_lock_fd_test(fd, LOCK_BYTE_WRITE, 1, true);
     close(fd);
     return ret == -EAGAIN ? 1 : ret;
@@ -146,6 +149,8 @@ static void disks_bh(void *opaque)
         if (ds->ops && !ft_disks_apply(ds, &err)) {
             ds->ops->failed(ds->opaque, error_get_pretty(err));
             error_free(err);
+        } else if (ds->ops && ds->finishing) {
+            ds->ops->ready(ds->opaque);
         }
         return;
     }
@@ -261,7 +266,7 @@ void ft_disks_free(FtDisks *ds)
  */
 static bool check_lock(FtDisk *disk, Error **errp)
 {
-    if (ft_disk_lock_seen(disk, NULL) > 0) {
+    if (ft_disk_lock_seen(disk, NULL, NULL) > 0) {
         return true;
     }
     error_setg(errp, "drive '%s': its image is not locked (it is no file, or "
@@ -275,7 +280,7 @@ static bool check_lock(FtDisk *disk, Error **errp)
 
 /* What holds for this drive: the first entry that names it or its device. */
 static FtDriveParams params_of(const FtDisksParams *params, FtDisk *disk,
-                               unsigned *used)
+                               unsigned *used, bool *shared_is_sure)
 {
     g_autofree char *id = blk_get_attached_dev_id(disk->blk);
     FtDriveParams p = params->all;
@@ -286,6 +291,7 @@ static FtDriveParams params_of(const FtDisksParams *params, FtDisk *disk,
 
         if (!strcmp(o->drive, disk->name) || !strcmp(o->drive, id)) {
             p.storage = o->has_storage ? o->storage : p.storage;
+            *shared_is_sure |= o->has_storage;
             p.copy = o->has_copy ? o->copy : p.copy;
             p.flush = o->has_flush ? o->flush : p.flush;
             (*used)++;
@@ -312,6 +318,7 @@ FtDisks *ft_disks_new(const FtDisksParams *params, const FtDisksOps *ops,
     BlockBackend *blk = NULL;
     unsigned count = 0, used = 0, i = 0;
     FtDisks *ds;
+    bool sure;
 
     while ((blk = blk_all_next(blk))) {
         count += ft_disk_is_writable(blk);
@@ -335,11 +342,11 @@ FtDisks *ft_disks_new(const FtDisksParams *params, const FtDisksOps *ops,
         if (!ft_disk_init(ds, disk, blk, errp)) {
             goto fail;
         }
-        disk->params = params_of(params, disk, &used);
+        sure = params->shared_is_sure;
+        disk->params = params_of(params, disk, &used, &sure);
         if (disk->params.storage == FT_STORAGE_REPLICATED) {
             ds->backup_settled = 0;
-        } else if (!params->shared_is_sure &&
-                   !check_lock(disk, errp)) {
+        } else if (!sure && !check_lock(disk, errp)) {
             goto fail;
         }
         disk->drive = ft_drive_attach(blk, i, ds->budget, &ft_disks_drive_ops,
@@ -378,8 +385,8 @@ char *ft_disks_describe(const FtDisks *ds)
         g_string_append_printf(s, "drive %u %s %s %s %" PRIu64 " %s %s\n", i,
                                FtStorage_str(disk->params.storage),
                                FtCopyMode_str(disk->params.copy),
-                               ft_disk_lock_seen(disk, NULL) > 0 ? "locked" :
-                               "unlocked",
+                               ft_disk_lock_seen(disk, NULL, NULL) > 0 ?
+                               "locked" : "unlocked",
                                disk->length, disk->path, disk->name);
     }
     return g_string_free(s, false);

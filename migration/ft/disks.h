@@ -130,6 +130,10 @@ void ft_disks_backup_settled(FtDisks *ds, uint64_t epoch);
 
 /* ---------------------------------------------------------------- backup */
 
+/* The session has ended in order: write the rest to this side's own images.
+ * True once nothing is left; op ready() tells when to ask again. */
+bool ft_disks_finished(FtDisks *ds);
+
 /*
  * ft_disks_adopt: find the drives that the primary describes in @text
  * (untrusted, @len bytes). Each must be there, of the same length; a shared
@@ -177,5 +181,12 @@ uint64_t ft_disks_settled(FtDisks *ds);
  * drive and the image (to be freed); try again.
  */
 bool ft_disks_take_over(FtDisks *ds, char **who, Error **errp);
+
+/*
+ * The takeover has waited for a while: whoever holds the images may be alive.
+ * If it still writes to one of them from now on, it has gone on alone, and
+ * ft_disks_take_over() fails for good.
+ */
+void ft_disks_watch(FtDisks *ds);
 
 #endif

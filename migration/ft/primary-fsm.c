@@ -136,6 +136,15 @@ void ft_pri_sync_done(FtPri *p, int64_t now)
     pri_take(p, now);
 }
 
+uint64_t ft_pri_take_now(FtPri *p, int64_t now)
+{
+    if (p->state != FT_PRI_PROTECTED || p->dead || p->data_lost ||
+        !pri_take(p, now)) {
+        return 0;
+    }
+    return p->taken;
+}
+
 void ft_pri_first_sent(FtPri *p, int64_t now)
 {
     if (p->withheld && p->taken == 1) {

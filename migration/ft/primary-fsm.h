@@ -126,6 +126,8 @@ void ft_pri_connected(FtPri *p, int64_t now);
 void ft_pri_sync_done(FtPri *p, int64_t now);
 /* Epoch 1, which was withheld, is sent now: its deadline begins. */
 void ft_pri_first_sent(FtPri *p, int64_t now);
+/* Take an epoch now, if there is room for it; returns its number or 0. */
+uint64_t ft_pri_take_now(FtPri *p, int64_t now);
 /* The first item of output was held in the open epoch. */
 void ft_pri_output_waiting(FtPri *p);
 /* The dirty set or the held output has reached its limit. */

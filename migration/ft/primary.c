@@ -104,6 +104,7 @@ struct FtPrimary {
     uint64_t sync_total;
     /* between the threads, under lock */
     QemuMutex lock;
+    QemuCond posted;            /* an event */
     QSIMPLEQ_HEAD(, Event) events;
     FtSender *sender;
     QemuThread acker;           /* there is one when there is a sender */
@@ -115,6 +116,7 @@ static void primary_post_event(FtPrimary *p, Event *ev)
 {
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_INSERT_TAIL(&p->events, ev, next);
+        qemu_cond_signal(&p->posted);
     }
     qemu_bh_schedule(p->bh);
 }
@@ -721,6 +723,7 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
     p->params = *ft_params();
     p->params.disks.drives = NULL;      /* not ours to keep */
     qemu_mutex_init(&p->lock);
+    qemu_cond_init(&p->posted);
     QSIMPLEQ_INIT(&p->events);
     p->timer = timer_new_ns(QEMU_CLOCK_REALTIME, primary_timer, p);
     p->bh = aio_bh_new(iohandler_get_aio_context(), primary_bh, p);
@@ -809,6 +812,7 @@ void ft_primary_free(FtPrimary *p)
         g_free(ev);
     }
     error_free(p->broken);
+    qemu_cond_destroy(&p->posted);
     qemu_mutex_destroy(&p->lock);
     g_free(p);
 }
@@ -816,6 +820,36 @@ void ft_primary_free(FtPrimary *p)
 void ft_primary_cancel(FtPrimary *p, const char *reason)
 {
     ft_pri_cancel(&p->fsm, reason);
+}
+
+/* Work off events until none is in flight; the main loop does not run. */
+static bool primary_await_acks(FtPrimary *p, int64_t until)
+{
+    while (!p->ended && p->fsm.state == FT_PRI_PROTECTED &&
+           ft_pri_in_flight(&p->fsm)) {
+        int64_t left = (until - ft_now_us()) / 1000;
+
+        if (left <= 0) {
+            return false;
+        }
+        WITH_QEMU_LOCK_GUARD(&p->lock) {
+            if (QSIMPLEQ_EMPTY(&p->events)) {
+                qemu_cond_timedwait(&p->posted, &p->lock, left);
+            }
+        }
+        primary_bh(p);
+    }
+    return !p->ended && p->fsm.state == FT_PRI_PROTECTED;
+}
+
+void ft_primary_finish(FtPrimary *p)
+{
+    int64_t until = ft_now_us() + p->params.ack_timeout_ms * 1000ll;
+
+    if (primary_await_acks(p, until) &&
+        ft_pri_take_now(&p->fsm, ft_now_us())) {
+        primary_await_acks(p, until);
+    }
 }
 
 void ft_primary_params_changed(FtPrimary *p)

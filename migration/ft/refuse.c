@@ -45,6 +45,10 @@ static const FtRefused refused[] = {
       "use qemu-xhci" },
     { "sysbus-ehci-usb", "saving its state changes it",
       "use qemu-xhci" },
+    { "scsi-block", "its commands go to the host's device, where nothing can "
+      "be held", "use scsi-hd" },
+    { "scsi-generic", "its commands go to the host's device, where nothing "
+      "can be held", "use scsi-hd" },
     { "usb-host", "a device of the host cannot be copied to the backup",
       "remove it" },
     { "usb-redir", "what it sends cannot be held", "remove it" },

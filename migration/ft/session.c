@@ -148,6 +148,11 @@ static void session_goodbye(const char *reason)
 
 static void session_shutdown(Notifier *n, void *data)
 {
+    if (session && session->primary) {
+        /* The guest's last words, and what it wrote to its disks. */
+        vm_shutdown();
+        ft_primary_finish(session->primary);
+    }
     session_goodbye("the guest was shut down");
     if (end_bh) {
         /* The main loop does not come back, and the drives will be closed. */

@@ -314,6 +314,9 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
                           const FtDisksParams *disks, Error **errp);
 void ft_primary_free(FtPrimary *p);
 void ft_primary_cancel(FtPrimary *p, const char *reason);
+/* The guest has stopped for good: let the backup have its last epoch. Waits
+ * for that, at most as long as for any acknowledgement. */
+void ft_primary_finish(FtPrimary *p);
 void ft_primary_params_changed(FtPrimary *p);
 bool ft_primary_blocks(FtPrimary *p);   /* holds the machine as it is */
 /* Fill in what only it knows. */

@@ -3,14 +3,13 @@
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import random
+import signal
 
 import pytest
 
+import ftguest
 from disks import DiskPair
 from harness import wait_until
-
-SEED = random.randrange(1 << 32)
 
 
 def takeover(pair, frames=20, dead=True):
@@ -124,6 +123,24 @@ def test_equal_after_orderly_end(make_pair, form):
     pair.check_images('primary')
 
 
+@pytest.mark.parametrize('how', ['quit', 'guest', 'SIGTERM'])
+def test_equal_after_shutdown(make_pair, how):
+    """Under load to the end: the backup gets the very last write."""
+    pair = make_pair(DiskPair, storage='replicated', load='disk-gap=0')
+    pair.protected()
+    pair.wait_writes(pair.primary, 200)
+    if how == 'quit':
+        pair.primary.qmp('quit')
+    elif how == 'guest':
+        pair.cable.send(pair.primary, ftguest.KIND_POWER_OFF)
+    else:
+        pair.primary.kill(signal.SIGTERM)
+    assert pair.primary.wait_exit() == 0
+    assert pair.backup.wait_exit() == 0
+    pair.images_equal()
+    pair.check_images('primary')
+
+
 def test_ended_in_order(make_pair):
     """quit: what is in the journal comes to the disk before the end."""
     pair = make_pair(DiskPair, load='disk-gap=0')
@@ -134,6 +151,5 @@ def test_ended_in_order(make_pair):
     assert pair.primary.wait_exit() == 0
     assert pair.backup.wait_exit() == 0
     pair.check_images()
-    import ftguest
     found = ftguest.check_image(pair.image('primary', 0), 16384)
     assert found.highest >= highest - 50

@@ -94,6 +94,53 @@ def test_slow_reads(make_pair, park):
         pair.cable.check(takeovers=1)
 
 
+@pytest.mark.parametrize('kind', ['virtio', 'scsi', 'ide', 'iothread'])
+def test_reads_survive(make_pair, kind):
+    """Reads that are under way at the takeover are done on the backup."""
+    thread = kind == 'iothread'
+    pair = make_pair(
+        DiskPair, kinds=['virtio' if thread else kind],
+        drives=throttled(reads=50), load='disk-gap=0 disk-sectors=1024',
+        rest=',iothread=io0' if thread else '',
+        objects=['-object', 'iothread,id=io0'] if thread else [])
+    pair.start_primary()
+    pair.wait_disks('the disk is filled', lambda d: d.rounds >= 1,
+                    pair.primary)
+    pair.disk_mode(ftguest.KIND_DISK_READ_ONLY, pair.primary)
+    pair.start_backup()
+    pair.protect()
+    start = pair.last_disks()[0].reads
+    pair.wait_disks('reads', lambda d: d.reads >= start + 20, pair.primary,
+                    90)
+    pause = pair.primary.query()['pause']['total']
+    print(f'{kind}: pause mean {pause["mean"]} us, p50 {pause["p50"]}, p99 '
+          f'{pause["p99"]}, parked '
+          f'{pair.drives_of(pair.primary)[0]["parked-reads"]}')
+    assert pair.drives_of(pair.primary)[0]['parked-reads']
+    pair.primary.kill()
+    pair.taken_over()
+    start = pair.last_disks()[0].reads
+    pair.wait_disks('reads', lambda d: d.reads >= start + 20, pair.backup, 90)
+    pair.cable.check(takeovers=1)
+
+
+def test_again_at_once(make_pair):
+    """Ended and protected again while the journal is still worked off."""
+    pair = make_pair(DiskPair, drives=throttled(writes=100),
+                     load='disk-gap=1000', params={'ft-hash': 0})
+    pair.protected(hashed=False)
+    wait_until('a journal', lambda:
+               pair.drives_of(pair.primary)[0]['journal-records'] > 100)
+    pair.primary.qmp('cuju-migrate-cancel')
+    assert pair.backup.wait_exit() == 0
+    pair.primary.wait_state('inactive')
+    pair.start_backup('again')
+    pair.protect(wait=False)
+    pair.primary.wait_state('protected', 90, since=3)
+    pair.wait_writes(pair.primary, 50)
+    takeover(pair)
+
+
 def test_slow_writes(make_pair):
     """The journal fills up: the guest waits, nothing is lost."""
     pair = make_pair(DiskPair, drives=throttled(writes=100),
