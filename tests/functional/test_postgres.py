@@ -30,7 +30,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Broken  # noqa: E402
-from linux import LinuxPair, percentile  # noqa: E402
+from linux import LinuxPair, end_in_order, percentile  # noqa: E402
 
 FAILOVERS = int(os.environ.get('CUJU_FAILOVERS', '3'))
 SEED = int(os.environ.get('CUJU_SEED', '0')) or random.randrange(1, 1 << 32)
@@ -126,8 +126,6 @@ def test_killed_again_and_again(make_pair, storage):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason='the last open epoch does not go to '
-                   'the backup when the guest powers off')
 def test_equal_after_power_off(make_pair):
     """What the guest wrote last before its end, unmounting its disk among
     it, is on the backup's image, too. With long epochs all of that is in
@@ -156,25 +154,28 @@ def main():
     parser.add_argument('--keep', action='store_true',
                         help='leave logs and images there in any case')
     options = parser.parse_args()
+    end_in_order()
     append = ''
     if options.run:
         append = 'ftguest.run=' + urllib.parse.quote(options.run, safe='')
     failed = []
     for storage in options.storage or ['shared', 'replicated']:
         directory = tempfile.mkdtemp(prefix=f'cuju-pg-{storage}-')
-        with LinuxPair(directory, storage=storage, append=append,
-                       rng=random.Random(options.seed)) as pair:
-            try:
-                play(pair, options.failovers, options.seed)
-            except Exception:  # whatever it is: the other storage, too
-                failed.append(storage)
-                traceback.print_exc()
-                for title, text in pair.report():
-                    say(f'--- {title}\n{text}')
-        if storage in failed or options.keep:
-            say(f'logs and images: {directory}')
-        else:
-            shutil.rmtree(directory)
+        try:
+            with LinuxPair(directory, storage=storage, append=append,
+                           rng=random.Random(options.seed)) as pair:
+                try:
+                    play(pair, options.failovers, options.seed)
+                except Exception:  # whatever it is: the other storage, too
+                    failed.append(storage)
+                    traceback.print_exc()
+                    for title, text in pair.report():
+                        say(f'--- {title}\n{text}')
+        finally:
+            if storage in failed or options.keep:
+                say(f'logs and images: {directory}')
+            else:
+                shutil.rmtree(directory)
     return 1 if failed else 0
 
 
