@@ -13,7 +13,11 @@
  *  event            SETUP       SYNC                 PROTECTED
  *  connected        -> SYNC     error                error
  *  sync_done        error       epoch 1 is taken     error
- *  poll, time up    lost        lost (ack late)      epoch taken | stall
+ *  poll, time up    lost        lost (ack late, but  epoch taken | stall
+ *                               not while epoch 1
+ *                               is withheld)
+ *  guest has ended  -           -                    one epoch more, if
+ *                                                    there is room
  *  ack(e)           lost        e=1: -> PROTECTED    commit e, in order only
  *  ack(other)       lost        lost                 lost
  *  data lost        INACTIVE    INACTIVE             as link lost, but after

@@ -109,8 +109,7 @@ def play(pair, failovers, seed):
         raise Broken(f'the client says: {report}')
     client.close()
     pair.power_off()
-    # That both are equal then, too, is a test of its own, below.
-    pair.check_images(both=False)
+    pair.check_images()
     pair.check_consoles()
     return report
 

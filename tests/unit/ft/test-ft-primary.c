@@ -421,6 +421,57 @@ static void test_ack_deadline(void)
     g_assert_nonnull(strstr(w->reason, "in time"));
 }
 
+/* The first epoch waits for disks: its deadline begins when it is sent. */
+static void test_withheld(void)
+{
+    g_autoptr(World) w = world_at(SYNC);
+    int64_t sent;
+
+    /* as take_epoch(1) would, which knows of the disks */
+    ft_pri_sync_done(&w->p, w->now);
+    w->p.withheld = true;
+    g_string_truncate(w->log, 0);
+    g_assert_cmpint(poll_in(w, 10 * ACK), ==, INT64_MAX);
+    expect(w, "");
+    ft_pri_first_sent(&w->p, w->now);
+    sent = w->now;
+    while (w->now < sent + ACK - 1) {
+        w->now = MIN(ft_pri_poll(&w->p, w->now), sent + ACK - 1);
+    }
+    expect(w, "");
+    /* said again, it does not begin again */
+    ft_pri_first_sent(&w->p, w->now);
+    ft_pri_poll(&w->p, sent + ACK);
+    expect(w, "d R e >inactive");
+}
+
+/* The guest ends: one epoch more, where there is room and a backup. */
+static void test_take_now(void)
+{
+    int from;
+
+    for (from = 0; from < FROM__MAX; from++) {
+        g_autoptr(World) w = world_at(from);
+        bool can = from == PROTECTED || from == PROTECTED_1;
+        uint64_t taken = w->p.taken;
+
+        g_string_truncate(w->log, 0);
+        g_assert_cmpuint(ft_pri_take_now(&w->p, w->now), ==,
+                         can ? taken + 1 : 0);
+        g_assert_cmpuint(w->p.taken, ==, can ? taken + 1 : taken);
+    }
+    for (from = 0; from < 2; from++) {
+        g_autoptr(World) w = world_at(PROTECTED);
+
+        if (from) {
+            w->refuse_take = true;
+        } else {
+            ft_pri_data_lost(&w->p, w->now);
+        }
+        g_assert_cmpuint(ft_pri_take_now(&w->p, w->now), ==, 0);
+    }
+}
+
 /* A primary that stood still itself hears first what has come meanwhile. */
 static void test_grace(void)
 {
@@ -605,6 +656,8 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/primary/ack-deadline", test_ack_deadline);
     g_test_add_func("/ft/primary/setup-deadline", test_setup_deadline);
     g_test_add_func("/ft/primary/grace", test_grace);
+    g_test_add_func("/ft/primary/withheld", test_withheld);
+    g_test_add_func("/ft/primary/take-now", test_take_now);
     g_test_add_func("/ft/primary/clock", test_clock);
     g_test_add_func("/ft/primary/early", test_early);
     g_test_add_func("/ft/primary/full", test_full);
