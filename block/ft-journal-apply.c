@@ -293,6 +293,10 @@ void ft_drive_bh(void *opaque)
             left = true;
         }
         wake = d->nwaiters && (idle || d->error);
+        if (idle && d->mode == FT_DRIVE_HOLD && d->flush_gate && d->ops) {
+            /* the flush is submitted again when the epoch ends: now, then */
+            d->ops->parked(d->opaque, d);
+        }
     }
     if (wake) {
         ft_drive_wake(&d->waiters, &d->lock);
