@@ -106,16 +106,6 @@ BlockDriverState *ft_drive_node(FtDrive *d)
     return d->blocked;
 }
 
-BlockBackend *ft_drive_blk(FtDrive *d)
-{
-    return d->blk;
-}
-
-const char *ft_drive_name(FtDrive *d)
-{
-    return d->name;
-}
-
 void ft_drive_set_flush_disk(FtDrive *d, bool disk)
 {
     d->flush_disk = disk;
@@ -228,12 +218,6 @@ bool ft_drive_idle(FtDrive *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     return d->mode == FT_DRIVE_PASS && ft_journal_idle(d->journal);
-}
-
-void ft_drive_retry(FtDrive *d)
-{
-    d->failed = false;
-    ft_drive_kick(d);
 }
 
 void ft_drive_stats(FtDrive *d, FtDriveStats *st)

@@ -77,9 +77,6 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
 void ft_drive_release(FtDrive *d);
 
 BlockDriverState *ft_drive_node(FtDrive *d);    /* below the filter */
-BlockBackend *ft_drive_blk(FtDrive *d);
-/* As a person would call it. */
-const char *ft_drive_name(FtDrive *d);
 
 /* With @disk a flush waits for the disk, not only for the commit. */
 void ft_drive_set_flush_disk(FtDrive *d, bool disk);
@@ -116,8 +113,6 @@ void ft_drive_add(FtDrive *d, struct FtRecord *r);
 uint64_t ft_drive_settled(FtDrive *d);
 /* Mode PASS: nothing is in the journal, and nothing will be. */
 bool ft_drive_idle(FtDrive *d);
-/* Try a failed write again now. */
-void ft_drive_retry(FtDrive *d);
 
 typedef struct FtDriveStats {
     uint64_t records, bytes;        /* in the journal now */
