@@ -232,3 +232,56 @@ def test_backup_full(make_pair):
     pair.wait_settled(pair.primary)
     pair.quiesce(pair.primary)
     pair.check_images('primary')
+
+
+def broken(on):
+    """A -drive that fails one write, with EIO, on the host of that name."""
+    def drive(host, n, path):
+        rule = ('file.inject-error.0.event=none,'
+                'file.inject-error.0.iotype=write,'
+                'file.inject-error.0.sector=5000,'
+                'file.inject-error.0.errno=5,'
+                'file.inject-error.0.once=on') if host == on else ''
+        return ['-drive', f'if=none,id=drive{n},format=raw,cache=none,'
+                f'discard=unmap,file.driver=blkdebug,file.image.driver=file,'
+                f'file.image.filename={path},{rule}'.rstrip(',')]
+    return drive
+
+
+def protected_before_it_runs(pair):
+    """So that each write of the guest goes by the journal."""
+    pair.extra = ['-S']
+    pair.start_primary(wait=False)
+    pair.extra = []
+    pair.start_backup()
+    pair.protect()
+    pair.primary.qmp('cont')
+
+
+def test_primary_fails_once(make_pair):
+    """The guest was told that the write is done: it is made in the end."""
+    pair = make_pair(DiskPair, drives=broken('primary'))
+    protected_before_it_runs(pair)
+    said = pair.primary.wait_event('FT_DISK_ERROR', 60)['data']
+    assert (said['role'], said['drive'], said['action']) == (
+        'primary', 'drive0', 'retry')
+    assert 'Input/output error' in said['error']
+    wait_until('no error any more', lambda: 'error' not in
+               pair.drives_of(pair.primary)[0])
+    pair.wait_writes(pair.primary, 50)
+    takeover(pair)
+
+
+def test_backup_fails_once(make_pair):
+    """A backup whose image is not what it should be is none."""
+    pair = make_pair(DiskPair, storage='replicated', copy='none',
+                     drives=broken('backup'))
+    protected_before_it_runs(pair)
+    assert pair.backup.wait_exit(60) == 1
+    reason = pair.primary.wait_state('unprotected')
+    assert 'drive0' in reason and 'Input/output error' in reason
+    pair.goes_on()
+    pair.disk_check(pair.primary)
+    pair.wait_settled(pair.primary)
+    pair.quiesce(pair.primary)
+    pair.check_images('primary')
