@@ -398,9 +398,12 @@ static void wait_for_lock(FtBackup *b, const char *who)
                             "opened, to go on", who);
 
         b->lock_told = true;
-        ft_disks_watch(b->disks);
         warn_report("ft: takeover %s", msg);
         ft_session_state(FT_ROLE_BACKUP, FT_STATE_TAKEOVER, msg);
+    }
+    if (b->lock_told) {
+        /* Each time, as one that is away now can be looked at later. */
+        ft_disks_watch(b->disks);
     }
     timer_mod_ns(b->lock_timer, (ft_now_us() + (b->lock_told ? 50000 : 1000)) *
                                 SCALE_US);

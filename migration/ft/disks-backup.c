@@ -422,12 +422,19 @@ static bool open_shared(FtDisks *ds, FtDisk *disk, char **who, Error **errp)
 {
     g_autofree char *file = NULL;
     Error *err = NULL;
-    struct stat st = { 0 };
+    struct stat st;
     int64_t length;
+    int seen;
 
-    if (ft_disk_lock_seen(disk, &file, &st) > 0) {
+    seen = ft_disk_lock_seen(disk, &file, &st);
+    if (seen > 0) {
         *who = g_strdup_printf("drive '%s' (%s is locked by another process, "
                                "most likely the primary)", disk->name, file);
+        return false;
+    }
+    if (disk->watched && seen < 0) {
+        *who = g_strdup_printf("drive '%s' (%s: %s)", disk->name, file,
+                               strerror(-seen));
         return false;
     }
     if (disk->watched &&
@@ -472,7 +479,8 @@ void ft_disks_watch(FtDisks *ds)
         FtDisk *disk = &ds->disk[i];
 
         g_clear_pointer(&file, g_free);
-        if (!disk->drive && ft_disk_lock_seen(disk, &file, &st) >= 0) {
+        if (!disk->drive && !disk->watched &&
+            ft_disk_lock_seen(disk, &file, &st) >= 0) {
             disk->written_at = st.st_mtim;
             disk->watched = true;
         }

@@ -89,7 +89,7 @@ bool ft_disk_is_writable(BlockBackend *blk);
  * ft_disk_lock_seen: does some process, this one included, hold QEMU's lock
  * for writing on the image of @disk?  1 yes, 0 no, negative: it cannot be
  * told, as the image is no file or the file system has no locks.  @st, if
- * not NULL, is the file's state.
+ * not NULL, is the file's state, unless the result is negative.
  */
 int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st);
 

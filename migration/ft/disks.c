@@ -129,9 +129,10 @@ int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st)
         return -errno;
     }
     if (st && fstat(fd, st) < 0) {
-        memset(st, 0, sizeof(*st));
+        ret = -errno;
+    } else {
+        ret = qemu_lock_fd_test(fd, LOCK_BYTE_WRITE, 1, true);
     }
-    ret = qemu_lock_fd_test(fd, LOCK_BYTE_WRITE, 1, true);
     close(fd);
     return ret == -EAGAIN ? 1 : ret;
 }

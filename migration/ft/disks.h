@@ -183,7 +183,8 @@ uint64_t ft_disks_settled(FtDisks *ds);
 bool ft_disks_take_over(FtDisks *ds, char **who, Error **errp);
 
 /*
- * The takeover has waited for a while: whoever holds the images may be alive.
+ * The takeover waits: whoever holds the images may be alive. May be called
+ * again; what counts is the first time that an image could be looked at.
  * If it still writes to one of them from now on, it has gone on alone, and
  * ft_disks_take_over() fails for good.
  */

@@ -3,8 +3,10 @@
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -199,6 +201,26 @@ def test_primary_went_on_alone(make_pair):
     pair.primary.kill()
     assert pair.backup.wait_exit() == 1
     assert 'gone on alone' in pair.backup.text()
+
+
+def test_storage_away_during_takeover(make_pair):
+    """Would catch a backup that takes an image that it cannot look at for
+    one that somebody has written to, and gives up."""
+    pair = make_pair(DiskPair)
+    pair.protected()
+    pair.wait_writes(pair.primary, 50)
+    pair.primary.kill(signal.SIGSTOP)
+    pair.backup.qmp('cuju-failover')
+    wait_until('word of the lock', lambda: pair.backup._pull(0.1) and any(
+        'lock' in reason for _, reason in pair.backup.states))
+    path = pair.image('primary', 0)
+    os.rename(path, path + '.away')
+    pair.primary.kill()
+    with pytest.raises(subprocess.TimeoutExpired):
+        pair.backup.process.wait(0.5)           # it looks 20 times a second
+    assert not pair.backup.running()
+    os.rename(path + '.away', path)
+    takeover(pair, dead=False)
 
 
 def test_locked_by_a_living_primary(make_pair):
