@@ -125,15 +125,6 @@ void ft_budget_credit(FtBudget *b, uint64_t epoch)
     }
 }
 
-void ft_budget_reset(FtBudget *b)
-{
-    QEMU_LOCK_GUARD(&b->lock);
-
-    g_queue_clear_full(&b->sealed, g_free);
-    b->stats.used = 0;
-    begin_epoch(b);
-}
-
 void ft_budget_stats(FtBudget *b, FtBudgetStats *st)
 {
     QEMU_LOCK_GUARD(&b->lock);

@@ -77,8 +77,6 @@ bool ft_budget_admit(FtBudget *b, uint64_t cost, bool force);
 void ft_budget_seal(FtBudget *b, uint64_t epoch);
 /* Nobody has to keep the records of epochs up to @epoch any more. */
 void ft_budget_credit(FtBudget *b, uint64_t epoch);
-/* Of all that is used, in open and sealed epochs, nothing counts any more. */
-void ft_budget_reset(FtBudget *b);
 void ft_budget_stats(FtBudget *b, FtBudgetStats *st);
 
 /* --------------------------------------------------------------- records */

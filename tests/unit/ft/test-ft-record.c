@@ -597,34 +597,6 @@ static void test_budget_oversized(void)
     ft_budget_unref(b);
 }
 
-static void test_budget_reset(void)
-{
-    FtBudget *b = ft_budget_new(1 * MiB);
-
-    g_assert_true(ft_budget_admit(b, 700 * KiB, false));
-    ft_budget_seal(b, 1);
-    g_assert_true(ft_budget_admit(b, 70 * KiB, false));
-    ft_budget_reset(b);
-    expect(b, 0, 0, 0);
-    ft_budget_seal(b, 2);           /* what was open does not come back */
-    ft_budget_credit(b, 2);
-    expect(b, 0, 0, 0);
-
-    /* the open epoch begins anew: a quarter of all, not of what was left */
-    ft_budget_seal(b, 3);
-    g_assert_true(ft_budget_admit(b, 900 * KiB, false));
-    ft_budget_seal(b, 4);
-    ft_budget_reset(b);
-    g_assert_true(ft_budget_admit(b, 100 * KiB, false));
-    ft_budget_seal(b, 5);
-    g_assert_true(ft_budget_admit(b, 412 * KiB, true));
-    g_assert_false(ft_budget_admit(b, 1, false));
-    ft_budget_reset(b);
-    g_assert_true(ft_budget_admit(b, 512 * KiB, false));
-    expect(b, 512 * KiB, 1, 0);
-    ft_budget_unref(b);
-}
-
 static void test_budget_no_limit(void)
 {
     FtBudget *b = ft_budget_new(0);
@@ -723,7 +695,6 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/record/anything", test_anything);
     g_test_add_func("/ft/budget/steps", test_budget);
     g_test_add_func("/ft/budget/oversized", test_budget_oversized);
-    g_test_add_func("/ft/budget/reset", test_budget_reset);
     g_test_add_func("/ft/budget/no-limit", test_budget_no_limit);
     g_test_add_func("/ft/budget/threads", test_budget_threads);
 
