@@ -9,7 +9,8 @@
  *                         a flush, if the batch ends with one
  *
  * The applier stops between two operations while the filter is drained, but
- * not when requests wait for it (mode DRAIN): the drain waits for them.
+ * not when requests wait for it (mode DRAIN): the drain waits for them.  It
+ * also stops while the session is not sure that this side may still write.
  */
 
 #include "qemu/osdep.h"
@@ -38,10 +39,20 @@ typedef struct FtApplyTask {
     FtPlanOp op;
 } FtApplyTask;
 
+static bool drive_has_lease(FtDrive *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return d->mode != FT_DRIVE_HOLD || !d->ops || !d->ops->leased ||
+           d->ops->leased(d->opaque, d);
+}
+
 static bool drive_must_rest(FtDrive *d)
 {
-    return qatomic_read(&d->quiesced) && !qatomic_read(&d->nwaiters) &&
-           qatomic_read(&d->mode) != FT_DRIVE_DEAD;
+    if (qatomic_read(&d->mode) == FT_DRIVE_DEAD) {
+        return false;
+    }
+    return (qatomic_read(&d->quiesced) && !qatomic_read(&d->nwaiters)) ||
+           !drive_has_lease(d);
 }
 
 /*

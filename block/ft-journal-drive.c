@@ -208,6 +208,11 @@ void ft_drive_add(FtDrive *d, FtRecord *r)
     ft_journal_add(d->journal, r);
 }
 
+void ft_drive_retry(FtDrive *d)
+{
+    ft_drive_kick(d);
+}
+
 uint64_t ft_drive_settled(FtDrive *d)
 {
     QEMU_LOCK_GUARD(&d->lock);

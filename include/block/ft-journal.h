@@ -56,6 +56,12 @@ typedef struct FtDriveOps {
     /* A flush waits for the disk, so the epoch should end soon.  Any
      * thread; must not call back. */
     void (*parked)(void *opaque, FtDrive *d);
+    /*
+     * Mode HOLD: may what is committed be written now?  When not, it rests
+     * until ft_drive_retry().  A side that hung must not write before it
+     * knows that nobody has taken over.  NULL: always.
+     */
+    bool (*leased)(void *opaque, FtDrive *d);
 } FtDriveOps;
 
 /*
@@ -108,6 +114,9 @@ void ft_drive_commit(FtDrive *d, uint64_t epoch);
 
 /* A record that came from the primary, of a committed epoch. Takes it over. */
 void ft_drive_add(FtDrive *d, struct FtRecord *r);
+
+/* Op leased() may say yes again. */
+void ft_drive_retry(FtDrive *d);
 
 /* The last epoch that is on the disk whole, and flushed. */
 uint64_t ft_drive_settled(FtDrive *d);

@@ -9,12 +9,14 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "backup-fsm.h"
 
 static const char *const bak_names[] = {
     [FT_BAK_WAITING] = "waiting",
     [FT_BAK_SYNC] = "sync",
     [FT_BAK_STANDBY] = "standby",
+    [FT_BAK_CLAIMING] = "claiming",
     [FT_BAK_TAKEOVER] = "takeover",
     [FT_BAK_UNPROTECTED] = "unprotected",
     [FT_BAK_DISCARDED] = "discarded",
@@ -51,47 +53,80 @@ static void bak_reset_open(FtBak *b)
     b->open_records = 0;
 }
 
-static void bak_discard(FtBak *b, bool orderly, const char *reason)
+static void bak_discard(FtBak *b, FtBakEnd end, const char *reason)
 {
     b->ops->drop_open(b->opaque);
     bak_reset_open(b);
     bak_set_state(b, FT_BAK_DISCARDED, reason);
-    b->ops->discard(b->opaque, orderly, reason);
+    b->ops->discard(b->opaque, end, reason);
 }
 
-static void bak_take_over(FtBak *b, const char *reason)
+/* Is there something to go on from?  Else this is the end. */
+static bool bak_has_image(FtBak *b)
 {
     if (!b->committed) {
-        bak_discard(b, false, "the primary was lost during the first copy");
-        return;
+        bak_discard(b, FT_BAK_END_ERROR,
+                    "the primary was lost during the first copy");
+        return false;
     }
     if (b->bad_image) {
-        bak_discard(b, false, "there is no whole epoch to go on from");
-        return;
+        bak_discard(b, FT_BAK_END_ERROR,
+                    "there is no whole epoch to go on from");
+        return false;
     }
-    b->ops->drop_open(b->opaque);
-    bak_reset_open(b);
-    b->takeover_reason = reason;
-    bak_set_state(b, FT_BAK_TAKEOVER, reason);
-    b->ops->takeover(b->opaque, b->committed, reason);
+    return true;
+}
+
+static void bak_take_over(FtBak *b)
+{
+    bak_set_state(b, FT_BAK_TAKEOVER, b->why);
+    b->ops->takeover(b->opaque, b->committed, b->why);
 }
 
 /* The control connection's next word, or the deadline, decides. */
-static void bak_await(FtBak *b, int64_t now, const char *reason)
+static void bak_await(FtBak *b, int64_t now, int64_t timeout)
 {
     b->fencing = true;
-    b->takeover_reason = reason;
-    b->fence_deadline = now + b->params.fence_timeout_us;
+    b->fence_deadline = now + timeout;
     b->asked = now;
+    b->grace_given = false;
 }
 
-/* Ask the primary to stop. */
-static void bak_fence(FtBak *b, int64_t now, const char *reason)
+/*
+ * The arbiter has said yes.  A primary that still hears this side may finish
+ * what it is writing; it is not waited for if it is silent, as then its lease
+ * is over and it lets nothing out.
+ */
+static void bak_won(FtBak *b, int64_t now)
 {
-    if (!b->fencing) {
-        bak_await(b, now, reason);
-        b->ops->send_failover(b->opaque);
+    b->claim_won = true;
+    if (!b->control_lost) {
+        b->ops->send_failover(b->opaque, true);
     }
+    if (b->control_lost || b->silent) {
+        bak_take_over(b);
+    } else {
+        bak_await(b, now, b->params.fence_timeout_us);
+    }
+}
+
+/* @ask: the primary might still hear this side and agree. */
+static void bak_claim(FtBak *b, const char *reason, bool ask)
+{
+    if (!bak_has_image(b)) {
+        return;
+    }
+    if (reason != b->why) {
+        pstrcpy(b->why, sizeof(b->why), reason);
+    }
+    b->ops->drop_open(b->opaque);
+    bak_reset_open(b);
+    b->fencing = false;
+    bak_set_state(b, FT_BAK_CLAIMING, b->why);
+    if (ask && !b->control_lost) {
+        b->ops->send_failover(b->opaque, false);
+    }
+    b->ops->claim(b->opaque);
 }
 
 void ft_bak_connected(FtBak *b)
@@ -237,6 +272,10 @@ bool ft_bak_frame(FtBak *b, const FtFrame *f, const void *payload,
     Error *err = NULL;
     bool ok;
 
+    if (b->state == FT_BAK_CLAIMING) {
+        /* It is too late for more epochs, and nobody is told of this one. */
+        return true;
+    }
     if (!bak_live(b)) {
         error_setg(errp, "a %s frame in state %s", ft_wire_type_name(f->type),
                    ft_bak_state_name(b->state));
@@ -264,7 +303,7 @@ bool ft_bak_frame(FtBak *b, const FtFrame *f, const void *payload,
         ok = false;
     }
     if (!ok) {
-        bak_discard(b, false, error_get_pretty(err));
+        bak_discard(b, FT_BAK_END_ERROR, error_get_pretty(err));
         error_propagate(errp, err);
     }
     return ok;
@@ -273,91 +312,175 @@ bool ft_bak_frame(FtBak *b, const FtFrame *f, const void *payload,
 void ft_bak_frame_bad(FtBak *b, const char *reason)
 {
     if (bak_live(b)) {
-        bak_discard(b, false, reason);
+        bak_discard(b, FT_BAK_END_ERROR, reason);
     }
 }
 
 void ft_bak_data_lost(FtBak *b, int64_t now)
 {
-    if (!bak_live(b) || b->data_lost) {
+    if (b->data_lost) {
         return;
     }
     b->data_lost = true;
+    if (!bak_live(b)) {
+        return;
+    }
     b->ops->drop_open(b->opaque);
     bak_reset_open(b);
     if (b->control_lost) {
-        bak_take_over(b, b->fencing ? b->takeover_reason
-                                    : "the primary was lost");
+        bak_claim(b, "the primary was lost", false);
     } else if (b->state == FT_BAK_SYNC) {
         /* Nothing to take over; but a disarm may say that all is well. */
-        bak_await(b, now, "the primary was lost");
+        bak_await(b, now, b->params.fence_timeout_us);
     } else {
-        bak_fence(b, now, "the data connection was lost");
+        bak_claim(b, "the primary was lost: the data connection has ended",
+                  true);
     }
 }
 
 void ft_bak_control_lost(FtBak *b, int64_t now)
 {
-    if (!bak_live(b) || b->control_lost) {
+    if (b->control_lost) {
         return;
     }
     b->control_lost = true;
-    if (b->state == FT_BAK_SYNC) {
-        bak_discard(b, false, "the primary was lost during the first copy");
-    } else if (b->data_lost) {
-        bak_take_over(b, "the primary was lost");
-    } else if (!b->fencing) {
+    if (b->state == FT_BAK_CLAIMING && b->claim_won) {
+        bak_take_over(b);
+    } else if (!bak_live(b)) {
+        return;
+    } else if (b->state == FT_BAK_SYNC) {
+        bak_discard(b, FT_BAK_END_ERROR,
+                    "the primary was lost during the first copy");
+    } else {
         /*
          * Whole epochs may still be on their way in the data connection.
          * It normally ends in the same moment; poll() bounds the wait.
          */
-        bak_await(b, now, "the control connection was lost");
+        pstrcpy(b->why, sizeof(b->why), "the primary was lost: the control "
+                "connection has ended");
+        bak_await(b, now, b->params.fence_timeout_us);
+    }
+}
+
+void ft_bak_heart_lost(FtBak *b, int64_t now)
+{
+    if (!bak_live(b) || b->fencing) {
+        return;
+    }
+    /* At an orderly end it may be the first of the connections to go. */
+    pstrcpy(b->why, sizeof(b->why), "the primary was lost: the connection "
+            "for heartbeats has ended");
+    bak_await(b, now, FT_BAK_GRACE_US);
+}
+
+void ft_bak_silent(FtBak *b, const char *reason, int64_t now)
+{
+    if (b->silent) {
+        return;
+    }
+    b->silent = true;
+    if (b->state == FT_BAK_CLAIMING && b->claim_won) {
+        bak_take_over(b);
+    } else if (bak_live(b)) {
+        bak_claim(b, reason, false);
     }
 }
 
 void ft_bak_peer_disarm(FtBak *b, const char *reason)
 {
     if (bak_live(b)) {
-        bak_discard(b, true, reason);
+        b->ops->send_disarm(b->opaque);
+        bak_discard(b, FT_BAK_END_ORDERLY, reason);
     }
 }
 
 void ft_bak_peer_fenced(FtBak *b)
 {
-    if (bak_live(b) && b->fencing) {
-        bak_take_over(b, b->takeover_reason);
+    if (b->state == FT_BAK_CLAIMING) {
+        bak_take_over(b);
     }
 }
 
-bool ft_bak_failover(FtBak *b, int64_t now, Error **errp)
+void ft_bak_claimed(FtBak *b, FtClaim claim, const char *text, int64_t now)
 {
+    char reason[FT_BAK_WHY_MAX];
+
+    if (b->state != FT_BAK_CLAIMING || b->claim_won) {
+        return;
+    }
+    switch (claim) {
+    case FT_CLAIM_WON:
+        bak_won(b, now);
+        break;
+    case FT_CLAIM_LOST:
+        bak_discard(b, FT_BAK_END_LOST,
+                    "the primary goes on: the arbiter has let it");
+        break;
+    case FT_CLAIM_UNKNOWN:
+        pstrcpy(reason, sizeof(reason), b->why);
+        pstrcat(reason, sizeof(reason),
+                "; waits, as the arbiter cannot be asked: ");
+        pstrcat(reason, sizeof(reason), text);
+        bak_set_state(b, FT_BAK_CLAIMING, reason);
+        break;
+    }
+}
+
+bool ft_bak_failover(FtBak *b, bool force, int64_t now, Error **errp)
+{
+    const char *reason = "the operator asked for it";
+
+    if (force && b->state == FT_BAK_CLAIMING) {
+        if (!b->claim_won) {
+            bak_won(b, now);
+        }
+        return true;
+    }
     if (b->state != FT_BAK_STANDBY) {
         error_setg(errp, "this side cannot take over in state '%s': it is "
-                   "a backup only in state 'standby'",
-                   ft_bak_state_name(b->state));
+                   "a backup only in state 'standby'%s",
+                   ft_bak_state_name(b->state),
+                   b->state == FT_BAK_CLAIMING ? "; with force (-f) it does "
+                   "not wait for the arbiter any more" : "");
         return false;
     }
-    bak_fence(b, now, "the operator asked for it");
+    if (!force) {
+        bak_claim(b, reason, true);
+        return true;
+    }
+    if (bak_has_image(b)) {
+        pstrcpy(b->why, sizeof(b->why), reason);
+        b->ops->drop_open(b->opaque);
+        bak_reset_open(b);
+        b->fencing = false;
+        bak_set_state(b, FT_BAK_CLAIMING, b->why);
+        bak_won(b, now);
+    }
     return true;
+}
+
+bool ft_bak_may_disarm(const FtBak *b)
+{
+    return b->state == FT_BAK_WAITING || bak_live(b);
 }
 
 void ft_bak_running(FtBak *b)
 {
     if (b->state == FT_BAK_TAKEOVER) {
-        bak_set_state(b, FT_BAK_UNPROTECTED, b->takeover_reason);
+        bak_set_state(b, FT_BAK_UNPROTECTED, b->why);
     }
 }
 
 void ft_bak_takeover_failed(FtBak *b, const char *reason)
 {
     if (b->state == FT_BAK_TAKEOVER) {
-        bak_discard(b, false, reason);
+        bak_discard(b, FT_BAK_END_ERROR, reason);
     }
 }
 
 int64_t ft_bak_poll(FtBak *b, int64_t now)
 {
-    if (!bak_live(b) || !b->fencing) {
+    if (!b->fencing || (!bak_live(b) && b->state != FT_BAK_CLAIMING)) {
         return INT64_MAX;
     }
     if (now - b->asked > FT_BAK_GRACE_US && !b->grace_given) {
@@ -365,8 +488,14 @@ int64_t ft_bak_poll(FtBak *b, int64_t now)
         b->fence_deadline = MAX(b->fence_deadline, now + FT_BAK_GRACE_US);
     }
     if (now >= b->fence_deadline) {
-        bak_take_over(b, b->takeover_reason);
-        return INT64_MAX;
+        b->fencing = false;
+        if (b->state == FT_BAK_CLAIMING) {
+            bak_take_over(b);
+            return INT64_MAX;
+        }
+        bak_claim(b, b->why, true);
+        /* The arbiter may have answered before that returned. */
+        return ft_bak_poll(b, now);
     }
     /* Often enough to notice that this process stood still. */
     b->asked = MIN(b->fence_deadline, now + FT_BAK_GRACE_US);

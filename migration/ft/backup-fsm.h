@@ -3,9 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- *  WAITING --connected--> SYNC --epoch 1 whole--> STANDBY --> TAKEOVER
- *                           |                        |            |
- *                           +------> DISCARDED <-----+        UNPROTECTED
+ *  WAITING --connected--> SYNC --epoch 1 whole--> STANDBY --> CLAIMING
+ *                           |                        |         |     |
+ *                           +------> DISCARDED <-----+---------+     v
+ *                                                                TAKEOVER
+ *                                                                    |
+ *                                                                    v
+ *                                                              UNPROTECTED
  *
  *  event            SYNC                 STANDBY
  *  PAGES, sync      apply at once        protocol error
@@ -15,21 +19,36 @@
  *  EPOCH_END        check, ack, apply    check, ack, apply
  *  bad frame        DISCARDED            takeover of the committed epoch is
  *                                        NOT done: DISCARDED (see below)
- *  disarm           DISCARDED, orderly   DISCARDED, orderly
- *  data link lost   DISCARDED, when a    drop the open epoch; then by the
- *                   disarm had time      control link:
+ *  disarm           answer, DISCARDED    answer, DISCARDED
+ *  silent           DISCARDED            CLAIMING
+ *  data lost        DISCARDED, when a    CLAIMING; if control is up, FAILOVER
+ *                   disarm had time
  *                   to come
- *     control: disarm seen, or comes        -> DISCARDED, orderly
- *     control: lost too                     -> TAKEOVER
- *     control: still up                     -> ask the primary to stop
- *                                              (FAILOVER), and on FENCED or
- *                                              after fence_timeout: TAKEOVER
- *  failover command refused              ask, FENCED or timeout: TAKEOVER
+ *  heart lost       the same             listens for FT_BAK_GRACE_US, then as
+ *                                        data lost
+ *  control lost     DISCARDED            data lost: CLAIMING; else waits for
+ *                                        that, at most fence_timeout
+ *  failover command refused              CLAIMING, FAILOVER
+ *
+ * The open epoch is dropped before CLAIMING, and nothing is acknowledged any
+ * more:
+ *
+ *  event            CLAIMING
+ *  FENCED           TAKEOVER: the primary has stopped for good
+ *  claim won        silent, or control lost: TAKEOVER; else FAILOVER, and
+ *                   TAKEOVER on FENCED, when control is lost, or after
+ *                   fence_timeout
+ *  claim lost       DISCARDED: the primary goes on
+ *  claim unknown    stays, told
+ *  disarm           stays: the primary goes on only if the arbiter lets it
+ *                   or if this side had answered, which it does not now
+ *  forced           as claim won
+ *  frames           ignored
  *
  * A bad frame from a live primary means that one of the two is broken, not
  * that the primary is dead: it is told (ERROR) and goes on unprotected,
- * while this side gives up.  Only the loss of the link, or the operator,
- * makes a backup go on.
+ * while this side gives up.  Only a loss, or the operator, makes a backup go
+ * on.  After DISARM or ERROR it never does: the primary relies on that.
  *
  * Epochs are numbered from 1 without gaps.  epoch 0 is the first copy.
  *
@@ -39,6 +58,7 @@
 #ifndef MIGRATION_FT_BACKUP_FSM_H
 #define MIGRATION_FT_BACKUP_FSM_H
 
+#include "arbiter.h"
 #include "qapi/error.h"
 #include "wire.h"
 
@@ -46,10 +66,19 @@ typedef enum FtBakState {
     FT_BAK_WAITING,
     FT_BAK_SYNC,
     FT_BAK_STANDBY,
+    FT_BAK_CLAIMING,
     FT_BAK_TAKEOVER,
     FT_BAK_UNPROTECTED,
     FT_BAK_DISCARDED,
 } FtBakState;
+
+typedef enum FtBakEnd {
+    FT_BAK_END_ORDERLY,         /* no fault */
+    FT_BAK_END_ERROR,
+    FT_BAK_END_LOST,            /* the claim: the primary goes on */
+} FtBakEnd;
+
+#define FT_BAK_WHY_MAX  512
 
 /*
  * A poll that comes so late was not waited for, this process stood still.
@@ -92,12 +121,16 @@ typedef struct FtBakOps {
                   uint16_t flags, Error **errp);
     /* Throw away what is staged. */
     void (*drop_open)(void *opaque);
-    /* Ask the primary to stop for good. */
-    void (*send_failover)(void *opaque);
+    /* Answer a disarm: this side will never take over. */
+    void (*send_disarm)(void *opaque);
+    /* Ask the primary to stop for good; @claimed: it has to. */
+    void (*send_failover)(void *opaque, bool claimed);
+    /* Ask the arbiter; the answers come by ft_bak_claimed(). */
+    void (*claim)(void *opaque);
     /* Go on from @epoch. */
     void (*takeover)(void *opaque, uint64_t epoch, const char *reason);
-    /* The session is over without takeover; @orderly: no fault. */
-    void (*discard)(void *opaque, bool orderly, const char *reason);
+    /* The session is over without takeover. */
+    void (*discard)(void *opaque, FtBakEnd end, const char *reason);
 } FtBakOps;
 
 typedef struct FtBak {
@@ -116,13 +149,15 @@ typedef struct FtBak {
     uint64_t on_disk;           /* last epoch on the primary's disks */
     bool data_lost;
     bool control_lost;
+    bool silent;                /* no heartbeats */
+    bool claim_won;
     bool fencing;               /* the control connection's word is waited
-                                 * for, mostly because FAILOVER was sent */
+                                 * for, until fence_deadline */
     bool bad_image;             /* what is in RAM is not a whole epoch */
     int64_t fence_deadline;
     int64_t asked;              /* when the next poll should be */
     bool grace_given;
-    const char *takeover_reason;
+    char why[FT_BAK_WHY_MAX];   /* it wants to take over */
 } FtBak;
 
 void ft_bak_init(FtBak *b, const FtBakOps *ops, void *opaque,
@@ -144,11 +179,21 @@ void ft_bak_frame_bad(FtBak *b, const char *reason);
 
 void ft_bak_data_lost(FtBak *b, int64_t now);
 void ft_bak_control_lost(FtBak *b, int64_t now);
+void ft_bak_heart_lost(FtBak *b, int64_t now);
+void ft_bak_silent(FtBak *b, const char *reason, int64_t now);
 void ft_bak_peer_disarm(FtBak *b, const char *reason);
 void ft_bak_peer_fenced(FtBak *b);
+/* What the arbiter says; @text as in FtClaimFn. */
+void ft_bak_claimed(FtBak *b, FtClaim claim, const char *text, int64_t now);
 
-/* The operator wants this side to take over.  An error outside STANDBY. */
-bool ft_bak_failover(FtBak *b, int64_t now, Error **errp);
+/*
+ * The operator wants this side to take over.  An error outside STANDBY, and
+ * with @force (he vouches for what the arbiter would) outside CLAIMING, too.
+ */
+bool ft_bak_failover(FtBak *b, bool force, int64_t now, Error **errp);
+
+/* May this side still say that it will never take over? */
+bool ft_bak_may_disarm(const FtBak *b);
 
 /* The guest runs here. */
 void ft_bak_running(FtBak *b);

@@ -24,6 +24,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/guest-random.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "disks-private.h"
@@ -77,13 +78,19 @@ static void copy_ready(void *opaque)
     qemu_bh_schedule(disk->ds->bh);
 }
 
+FtCopy *ft_disk_take_copy(FtDisk *disk)
+{
+    QEMU_LOCK_GUARD(&disk->ds->lock);
+    return g_steal_pointer(&disk->copy);
+}
+
 static void copy_done(void *opaque, int ret, const char *msg)
 {
     FtDisk *disk = opaque;
     FtDisks *ds = disk->ds;
 
     ft_copy_progress(disk->copy, &disk->copied, &disk->to_copy);
-    ft_copy_cancel(g_steal_pointer(&disk->copy));
+    ft_copy_cancel(ft_disk_take_copy(disk));
     if (ret < 0) {
         if (ds->ops) {
             ds->ops->failed(ds->opaque, msg);
@@ -104,6 +111,7 @@ bool ft_disks_copy_start(FtDisks *ds, unsigned index, QIOChannelSocket *sioc,
     FtDisk *disk = &ds->disk[index];
     g_autofree char *name = export_name(index);
     BdrvDirtyBitmap *changed = NULL;
+    FtCopy *copy;
 
     if (disk->params.copy == FT_COPY_MODE_CHANGED) {
         changed = ft_changed_get(ft_drive_node(disk->drive));
@@ -114,10 +122,12 @@ bool ft_disks_copy_start(FtDisks *ds, unsigned index, QIOChannelSocket *sioc,
             return false;
         }
     }
-    disk->copy = ft_copy_start(ft_drive_node(disk->drive), disk->name, sioc,
-                               name, disk->params.copy, changed, &copy_ops,
-                               disk, errp);
-    return disk->copy;
+    copy = ft_copy_start(ft_drive_node(disk->drive), disk->name, sioc, name,
+                         disk->params.copy, changed, &copy_ops, disk, errp);
+    WITH_QEMU_LOCK_GUARD(&ds->lock) {
+        disk->copy = copy;
+    }
+    return copy;
 }
 
 void ft_disks_changed_start(FtDisks *ds)

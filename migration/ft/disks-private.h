@@ -26,7 +26,8 @@ typedef struct FtDisk {
     FtDriveParams params;
     uint64_t length;            /* bytes */
     FtDrive *drive;             /* NULL: not attached (yet) */
-    FtCopy *copy;               /* first copy under way */
+    FtCopy *copy;               /* first copy under way; changed with ds->lock
+                                 * held, too */
     bool copy_ready;            /* primary: as good as equal */
     uint64_t copied, to_copy;   /* primary: bytes, in the end */
     FtFirstFlush *flush;        /* primary: before epoch 1 is sent */
@@ -100,6 +101,8 @@ void ft_disks_handle_errors(FtDisks *ds);
  * not what they should be. */
 bool ft_disks_apply(FtDisks *ds, Error **errp);
 
+/* disks-copy.c, primary: it has ended, or is to: nobody breaks it any more. */
+FtCopy *ft_disk_take_copy(FtDisk *disk);
 /* disks-copy.c, primary: do not tell of the first flush any more. */
 void ft_disk_forget_flush(FtDisk *disk);
 /* disks-copy.c, backup: export the images; end that (true: it has ended);

@@ -13,6 +13,7 @@
 #include "qapi/qapi-events-ft.h"
 #include "qapi/util.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "system/block-backend.h"
@@ -106,25 +107,65 @@ bool ft_disk_init(FtDisks *ds, FtDisk *disk, BlockBackend *blk, Error **errp)
            check_users(blk, disk->name, errp);
 }
 
-int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st)
+/* The file that a drive's image is, or NULL.  To be freed. */
+static char *disk_file(FtDisk *disk)
 {
     BlockDriverState *bs = blk_bs(disk->blk);
-    int fd, ret;
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
-    while (bs->drv && !bs->drv->protocol_name) {
+    while (bs && bs->drv && !bs->drv->protocol_name) {
         bs = bdrv_primary_bs(bs);
-        if (!bs) {
-            return -ENOTSUP;
+    }
+    if (!bs || !bs->drv || strcmp(bs->drv->format_name, "file")) {
+        return NULL;
+    }
+    return g_strdup(bs->filename);
+}
+
+char *ft_disks_directory(FtDisks *ds, int64_t index, int64_t *found,
+                         Error **errp)
+{
+    unsigned i;
+
+    for (i = 0; i < ds->count; i++) {
+        FtDisk *disk = &ds->disk[i];
+        g_autofree char *file = disk_file(disk);
+        g_autofree char *full = file ? realpath(file, NULL) : NULL;
+        struct stat st;
+
+        if ((index >= 0 ? index == i :
+             disk->params.storage == FT_STORAGE_SHARED) &&
+            full && stat(full, &st) == 0 && S_ISREG(st.st_mode)) {
+            *found = i;
+            return g_path_get_dirname(full);
         }
     }
-    if (!bs->drv || strcmp(bs->drv->format_name, "file")) {
+    if (index >= 0) {
+        error_setg(errp, "the arbiter is to be the directory of the image of "
+                   "drive %" PRId64 ", which is not there or no file; say the "
+                   "same ft-arbiter on both sides", index);
+    } else {
+        error_setg(errp, "there is no arbiter, and no shared image whose "
+                   "directory could be it; set ft-arbiter, or say arbiter= "
+                   "behind the address: file:DIR (a directory that both hosts "
+                   "have), etcd:URL, or none (then a cut cable leaves two "
+                   "live guests)");
+    }
+    return NULL;
+}
+
+int ft_disk_lock_seen(FtDisk *disk, char **filename, struct stat *st)
+{
+    g_autofree char *file = disk_file(disk);
+    int fd, ret;
+
+    if (!file) {
         return -ENOTSUP;
     }
     if (filename) {
-        *filename = g_strdup(bs->filename);
+        *filename = g_strdup(file);
     }
-    fd = open(bs->filename, O_RDONLY | O_CLOEXEC);
+    fd = open(file, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return -errno;
     }
@@ -189,6 +230,13 @@ static void drive_progress(void *opaque, FtDrive *d)
     qemu_bh_schedule(ds->bh);
 }
 
+static bool drive_leased(void *opaque, FtDrive *d)
+{
+    FtDisks *ds = ((FtDisk *)opaque)->ds;
+
+    return !ds->ops || !ds->ops->leased || ds->ops->leased(ds->opaque);
+}
+
 static void drive_parked(void *opaque, FtDrive *d)
 {
     FtDisks *ds = ((FtDisk *)opaque)->ds;
@@ -202,6 +250,7 @@ const FtDriveOps ft_disks_drive_ops = {
     .error = drive_error,
     .progress = drive_progress,
     .parked = drive_parked,
+    .leased = drive_leased,
 };
 
 FtDisks *ft_disks_alloc(FtRole role, unsigned count)
@@ -236,7 +285,7 @@ void ft_disks_free(FtDisks *ds)
         FtDisk *disk = &ds->disk[i];
 
         if (disk->copy) {
-            ft_copy_cancel(disk->copy);
+            ft_copy_cancel(ft_disk_take_copy(disk));
         }
         ft_disk_forget_flush(disk);
         if (disk->drive) {
@@ -486,6 +535,29 @@ void ft_disks_provide(FtDisks *ds, FtOutput *out)
 {
     ds->output = out;
     ds->provider = ft_output_add(out, "disks", &disks_output_ops, ds);
+}
+
+void ft_disks_kick(FtDisks *ds)
+{
+    unsigned i;
+
+    for (i = 0; i < ds->count; i++) {
+        if (ds->disk[i].drive) {
+            ft_drive_retry(ds->disk[i].drive);
+        }
+    }
+}
+
+void ft_disks_break(FtDisks *ds)
+{
+    unsigned i;
+
+    QEMU_LOCK_GUARD(&ds->lock);
+    for (i = 0; i < ds->count; i++) {
+        if (ds->disk[i].copy) {
+            ft_copy_break(ds->disk[i].copy);
+        }
+    }
 }
 
 void ft_disks_drain(FtDisks *ds)

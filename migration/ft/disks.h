@@ -57,6 +57,9 @@ typedef struct FtDisksOps {
     void (*ready)(void *opaque);
     /* Primary: the images are equal.  Main loop. */
     void (*copied)(void *opaque);
+    /* Primary: may what is committed be written?  NULL: always.  When not,
+     * ft_disks_kick() is called as soon as it may.  Any thread. */
+    bool (*leased)(void *opaque);
     /* The drives cannot go on with the session.  Main loop. */
     void (*failed)(void *opaque, const char *reason);
 } FtDisksOps;
@@ -68,6 +71,14 @@ typedef struct FtDisksOps {
 void ft_disks_free(FtDisks *ds);
 /* Fill in what is known of drives and journals. */
 void ft_disks_query(FtDisks *ds, FtStatus *st);
+
+/*
+ * ft_disks_directory: the directory of the image of drive @index, or (-1) of
+ * the first shared one that is a regular file; *@found is its number then.
+ * NULL with an error: there is no such image.  To be freed.
+ */
+char *ft_disks_directory(FtDisks *ds, int64_t index, int64_t *found,
+                         Error **errp);
 
 /* In the handshake's MACHINE frame: the line before ft_disks_describe(). */
 #define FT_DISKS_MARK "--drives--\n"
@@ -121,6 +132,13 @@ uint64_t ft_disks_seal(FtDisks *ds, uint64_t epoch, FtRecords *out);
 
 /* As a provider of output: it is released with the packets. */
 void ft_disks_provide(FtDisks *ds, FtOutput *out);
+
+/* Look again whether committed records may be written. */
+void ft_disks_kick(FtDisks *ds);
+
+/* The backup is lost: what of the first copy waits for it fails.  Any
+ * thread, also while the main loop waits for just that. */
+void ft_disks_break(FtDisks *ds);
 
 /* All may go to the disks: protection has ended, this side goes on. */
 void ft_disks_drain(FtDisks *ds);

@@ -8,10 +8,12 @@
  *   data      primary: HELLO               backup: WELCOME with a token
  *             primary: MACHINE             backup: READY
  *   control   primary: HELLO with it       backup: WELCOME
+ *   heart     primary: HELLO with it       backup: WELCOME
  *   disk      primary: HELLO with it       backup: WELCOME, then NBD
  *
  * An ERROR frame with a text can stand for each answer.  There is a disk
- * connection for each drive that is copied, at any time in the session.
+ * connection for each drive that is copied, at any time in the session.  With
+ * TLS each of them begins with TLS's own handshake (tls.c).
  *
  * The backup's side is in listener.c.
  */
@@ -19,6 +21,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "link-private.h"
+#include "relay.h"
 
 bool ft_hello_recv(FtLink *l, const char *peer, FtFrameType want,
                    GByteArray *buf, bool *silent, Error **errp)
@@ -103,6 +106,12 @@ static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
                    welcome->drive, hello->channel, hello->drive);
         return false;
     }
+    if (welcome->generation != hello->generation) {
+        error_setg(errp, "the backup answers for generation %" PRIu64
+                   " instead of %" PRIu64, welcome->generation,
+                   hello->generation);
+        return false;
+    }
     if (welcome->features & ~hello->features) {
         error_setg(errp, "the backup wants features 0x%" PRIx64 ", of which "
                    "0x%" PRIx64 " were not offered", welcome->features,
@@ -117,21 +126,39 @@ static bool hello_exchange(FtLink *l, const FtHello *hello, FtHello *welcome,
     return true;
 }
 
-bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
-                       uint64_t features, const char *fingerprint,
-                       int timeout_ms, FtLink **data, FtLink **control,
-                       uint8_t token[16], Error **errp)
+/* One more connection of the session that @hello tells about. */
+static FtLink *open_channel(const SocketAddress *addr, const FtTls *tls,
+                            int64_t deadline, FtHello *hello,
+                            FtChannelKind channel, Error **errp)
+{
+    FtLink *l = ft_link_connect_until(addr, tls, deadline, errp);
+    FtHello welcome;
+
+    hello->channel = channel;
+    if (l && !hello_exchange(l, hello, &welcome, errp)) {
+        ft_link_shutdown(l);
+        g_clear_pointer(&l, ft_link_unref);
+    }
+    if (l && channel == FT_CHANNEL_DATA) {
+        memcpy(hello->token, welcome.token, sizeof(hello->token));
+    }
+    return l;
+}
+
+bool ft_link_open(const SocketAddress *addr, const FtTls *tls,
+                  const QemuUUID *session, uint64_t generation,
+                  uint64_t features, const char *fingerprint, int timeout_ms,
+                  FtLinks *links, uint8_t token[16], Error **errp)
 {
     g_autoptr(GByteArray) buf = g_byte_array_new();
     size_t len = strlen(fingerprint);
     int64_t deadline = FT_LINK_FOREVER;
     FtHello hello = {
-        .channel = FT_CHANNEL_DATA,
         .features = features,
         .page_size = FT_PAGE_SIZE,
+        .generation = generation,
     };
-    FtHello welcome, second;
-    FtLink *d = NULL, *c = NULL;
+    FtLinks ls = { NULL };
 
     QEMU_BUILD_BUG_ON(sizeof(hello.session) != sizeof(session->data));
     memcpy(hello.session, session->data, sizeof(hello.session));
@@ -145,41 +172,37 @@ bool ft_link_open_pair(const SocketAddress *addr, const QemuUUID *session,
         return false;
     }
 
-    d = ft_link_connect_until(addr, deadline, errp);
-    if (!d ||
-        !hello_exchange(d, &hello, &welcome, errp) ||
-        !hello_send(d, FT_FRAME_MACHINE, fingerprint, len, errp) ||
-        !ft_hello_recv(d, "backup", FT_FRAME_READY, buf, NULL, errp)) {
+    ls.data = open_channel(addr, tls, deadline, &hello, FT_CHANNEL_DATA, errp);
+    if (!ls.data ||
+        !hello_send(ls.data, FT_FRAME_MACHINE, fingerprint, len, errp) ||
+        !ft_hello_recv(ls.data, "backup", FT_FRAME_READY, buf, NULL, errp)) {
+        goto fail;
+    }
+    ls.control = open_channel(addr, tls, deadline, &hello, FT_CHANNEL_CONTROL,
+                              errp);
+    if (!ls.control) {
+        goto fail;
+    }
+    ls.heart = open_channel(addr, tls, deadline, &hello, FT_CHANNEL_HEART,
+                            errp);
+    if (!ls.heart) {
         goto fail;
     }
 
-    hello.channel = FT_CHANNEL_CONTROL;
-    memcpy(hello.token, welcome.token, sizeof(hello.token));
-    c = ft_link_connect_until(addr, deadline, errp);
-    if (!c || !hello_exchange(c, &hello, &second, errp)) {
-        goto fail;
-    }
-
-    d->deadline = 0;
-    c->deadline = 0;
-    *data = d;
-    *control = c;
-    memcpy(token, welcome.token, sizeof(welcome.token));
+    ls.data->deadline = 0;
+    ls.control->deadline = 0;
+    ls.heart->deadline = 0;
+    *links = ls;
+    memcpy(token, hello.token, sizeof(hello.token));
     return true;
 
 fail:
-    if (d) {
-        ft_link_shutdown(d);
-    }
-    if (c) {
-        ft_link_shutdown(c);
-    }
-    ft_link_unref(d);
-    ft_link_unref(c);
+    ft_links_clear(&ls);
     return false;
 }
 
 QIOChannelSocket *ft_link_open_disk(const SocketAddress *addr,
+                                    const FtTls *tls,
                                     const QemuUUID *session,
                                     const uint8_t token[16], uint32_t drive,
                                     int timeout_ms, Error **errp)
@@ -188,13 +211,10 @@ QIOChannelSocket *ft_link_open_disk(const SocketAddress *addr,
     int64_t deadline = FT_LINK_FOREVER;
     QIOChannelSocket *sioc = NULL;
     FtHello hello = {
-        .channel = FT_CHANNEL_DISK,
         .page_size = FT_PAGE_SIZE,
         .drive = drive,
     };
-    FtHello welcome;
     FtLink *l;
-    int ret;
 
     memcpy(hello.session, session->data, sizeof(hello.session));
     memcpy(hello.token, token, sizeof(hello.token));
@@ -202,29 +222,23 @@ QIOChannelSocket *ft_link_open_disk(const SocketAddress *addr,
         deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
     }
 
-    l = ft_link_connect_until(addr, deadline, errp);
-    if (!l || !hello_exchange(l, &hello, &welcome, errp)) {
-        goto out;
-    }
+    l = open_channel(addr, tls, deadline, &hello, FT_CHANNEL_DISK, errp);
     /*
      * NBD's server speaks first.  With its greeting here, the backup's main
      * loop has taken the connection over, and what follows is quick.
      */
-    ret = ft_link_wait_readable(l, deadline);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "the backup does not serve the drive");
-        goto out;
+    if (l && !ft_link_wait_readable(l, deadline, errp)) {
+        error_prepend(errp, "the backup does not serve the drive: ");
+    } else if (l) {
+        sioc = ft_relay_socket(l, errp);
     }
-    sioc = l->sioc;
-    object_ref(OBJECT(sioc));
-    qio_channel_set_name(QIO_CHANNEL(sioc), "ft-disk");
-
-out:
-    if (*errp) {
+    if (sioc) {
+        qio_channel_set_name(QIO_CHANNEL(sioc), "ft-disk");
+    } else {
         error_prepend(errp, "connection for drive %" PRIu32 ": ", drive);
-    }
-    if (l && !sioc) {
-        ft_link_shutdown(l);
+        if (l) {
+            ft_link_shutdown(l);
+        }
     }
     ft_link_unref(l);
     return sioc;

@@ -9,9 +9,15 @@
  * that sends a byte a second does not hold us.  ft_link_shutdown() wakes up
  * whoever waits.  After a failed write nothing more can be written: half a
  * frame is never followed by another.
+ *
+ * With TLS (tls.c) one thread may read while another one writes, as without.
+ *
+ * Locks: send_lock is held while a frame waits to be sent; links_lock and
+ * tls_lock are innermost and nothing waits under them.
  */
 
 #include "qemu/osdep.h"
+#include <netinet/tcp.h>
 #include <poll.h>
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
@@ -21,6 +27,15 @@
 #include "qemu/lockable.h"
 #include "link-private.h"
 
+/* All that there are: what ft_link_yank_all() ends. */
+static QemuMutex links_lock;
+static QLIST_HEAD(, FtLink) links = QLIST_HEAD_INITIALIZER(links);
+
+static void __attribute__((constructor)) links_init(void)
+{
+    qemu_mutex_init(&links_lock);
+}
+
 FtLink *ft_link_new(QIOChannel *ioc)
 {
     FtLink *l = g_new0(FtLink, 1);
@@ -28,10 +43,15 @@ FtLink *ft_link_new(QIOChannel *ioc)
     l->refs = 1;
     l->sioc = QIO_CHANNEL_SOCKET(ioc);
     object_ref(OBJECT(ioc));
+    l->ahead = -1;
     /* No effect on a unix socket. */
     qio_channel_set_delay(ioc, false);
     qemu_mutex_init(&l->send_lock);
+    qemu_mutex_init(&l->tls_lock);
     stat64_init(&l->sent, 0);
+    WITH_QEMU_LOCK_GUARD(&links_lock) {
+        QLIST_INSERT_HEAD(&links, l, next);
+    }
     return l;
 }
 
@@ -46,7 +66,13 @@ void ft_link_unref(FtLink *l)
     if (!l || qatomic_fetch_dec(&l->refs) != 1) {
         return;
     }
+    WITH_QEMU_LOCK_GUARD(&links_lock) {
+        QLIST_REMOVE(l, next);
+    }
+    qcrypto_tls_session_free(l->tls);
+    g_free(l->record);
     object_unref(OBJECT(l->sioc));      /* closes it */
+    qemu_mutex_destroy(&l->tls_lock);
     qemu_mutex_destroy(&l->send_lock);
     g_free(l);
 }
@@ -59,9 +85,64 @@ void ft_link_shutdown(FtLink *l)
     }
 }
 
+void ft_link_yank_all(void *opaque)
+{
+    FtLink *l;
+
+    QEMU_LOCK_GUARD(&links_lock);
+    QLIST_FOREACH(l, &links, next) {
+        ft_link_shutdown(l);
+    }
+}
+
+void ft_links_shutdown(FtLinks *ls)
+{
+    FtLink *all[] = { ls->data, ls->control, ls->heart };
+
+    for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+        if (all[i]) {
+            ft_link_shutdown(all[i]);
+        }
+    }
+}
+
+void ft_links_clear(FtLinks *ls)
+{
+    ft_links_shutdown(ls);
+    g_clear_pointer(&ls->data, ft_link_unref);
+    g_clear_pointer(&ls->control, ft_link_unref);
+    g_clear_pointer(&ls->heart, ft_link_unref);
+}
+
 void ft_link_set_timeout(FtLink *l, int ms)
 {
     qatomic_set(&l->timeout_ms, ms);
+}
+
+void ft_link_set_user_timeout(FtLink *l, int ms)
+{
+    /*
+     * Probes begin after a third of the time, and the rest is for three of
+     * them; these clocks know whole seconds only.
+     */
+    struct {
+        int level, name, value;
+    } option[] = {
+        { IPPROTO_TCP, TCP_USER_TIMEOUT, MAX(ms, 0) },
+        { SOL_SOCKET, SO_KEEPALIVE, ms > 0 },
+        { IPPROTO_TCP, TCP_KEEPIDLE, MAX(ms / 3000, 1) },
+        { IPPROTO_TCP, TCP_KEEPINTVL, MAX(ms * 2ll / 9000, 1) },
+        { IPPROTO_TCP, TCP_KEEPCNT, 3 },
+    };
+
+    if (l->sioc->remoteAddr.ss_family != AF_INET &&
+        l->sioc->remoteAddr.ss_family != AF_INET6) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(option); i++) {
+        setsockopt(l->sioc->fd, option[i].level, option[i].name,
+                   &option[i].value, sizeof(option[i].value));
+    }
 }
 
 uint64_t ft_link_bytes_sent(FtLink *l)
@@ -69,8 +150,7 @@ uint64_t ft_link_bytes_sent(FtLink *l)
     return stat64_get(&l->sent);
 }
 
-/* When a read or write that begins now must be over. */
-static int64_t link_deadline(FtLink *l)
+int64_t ft_link_deadline(FtLink *l)
 {
     int64_t deadline = l->deadline ? l->deadline : FT_LINK_FOREVER;
     int ms = qatomic_read(&l->timeout_ms);
@@ -81,10 +161,20 @@ static int64_t link_deadline(FtLink *l)
     return deadline;
 }
 
-/* Wait for @events on the socket.  Returns 0 or a negative errno. */
-static int link_wait(FtLink *l, short events, int64_t deadline)
+void ft_link_failed(FtLink *l, Error *err, Error **errp)
+{
+    if (qatomic_read(&l->down)) {
+        error_free(err);
+        error_setg(errp, "this side has closed the connection");
+    } else {
+        error_propagate(errp, err);
+    }
+}
+
+bool ft_link_wait(FtLink *l, short events, int64_t deadline, Error **errp)
 {
     struct pollfd pfd = { .fd = l->sioc->fd, .events = events };
+    Error *err = NULL;
 
     for (;;) {
         int ms = -1;
@@ -94,55 +184,143 @@ static int link_wait(FtLink *l, short events, int64_t deadline)
             int64_t left = deadline - g_get_monotonic_time();
 
             if (left <= 0) {
-                return -ETIMEDOUT;
+                error_setg(&err, events == POLLOUT ?
+                           "timeout: the peer does not take what is sent" :
+                           "timeout: the peer sends nothing, or too slowly");
+                break;
             }
             ms = MIN(DIV_ROUND_UP(left, 1000), INT_MAX);
         }
         ret = poll(&pfd, 1, ms);
         if (ret > 0) {
-            return 0;
+            return true;
         }
         if (ret < 0 && errno != EINTR) {
-            return -errno;
+            error_setg_errno(&err, errno, "cannot wait for the peer");
+            break;
         }
     }
+    ft_link_failed(l, err, errp);
+    return false;
 }
 
-ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline)
+ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
+{
+    ssize_t n;
+
+    if (l->ahead >= 0) {
+        *(uint8_t *)buf = l->ahead;
+        l->ahead = -1;
+        return 1;
+    }
+    if (l->tls) {
+        return ft_tls_read(l, buf, len, errp);
+    }
+    do {
+        n = recv(l->sioc->fd, buf, len, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        return -EAGAIN;
+    }
+    if (n < 0) {
+        error_setg_errno(errp, errno, "cannot read from the peer");
+        return -EIO;
+    }
+    return n;
+}
+
+ssize_t ft_link_write_now(FtLink *l, const void *buf, size_t len,
+                          Error **errp)
+{
+    ssize_t n;
+
+    if (l->tls) {
+        return ft_tls_write(l, buf, len, errp);
+    }
+    do {
+        n = send(l->sioc->fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        return -EAGAIN;
+    }
+    if (n < 0) {
+        error_setg_errno(errp, errno, "cannot write to the peer");
+        return -EIO;
+    }
+    stat64_add(&l->sent, n);
+    return n;
+}
+
+int ft_link_end_now(FtLink *l)
+{
+    int ret = l->tls ? ft_tls_bye(l) : 0;
+
+    if (ret != -EAGAIN) {
+        qio_channel_shutdown(QIO_CHANNEL(l->sioc), QIO_CHANNEL_SHUTDOWN_WRITE,
+                             NULL);
+    }
+    return ret;
+}
+
+ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline,
+                          Error **errp)
 {
     for (;;) {
-        ssize_t n = recv(l->sioc->fd, buf, len, MSG_DONTWAIT);
-        int ret;
+        Error *err = NULL;
+        ssize_t n = ft_link_read_now(l, buf, len, &err);
 
         if (n >= 0) {
             return n;
         }
-        if (errno == EINTR) {
-            continue;
+        if (n != -EAGAIN) {
+            ft_link_failed(l, err, errp);
+            return -EIO;
         }
-        if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            return -errno;
-        }
-        ret = link_wait(l, POLLIN, deadline);
-        if (ret < 0) {
-            return ret;
+        if (!ft_link_wait(l, POLLIN, deadline, errp)) {
+            return -EIO;
         }
     }
 }
 
-int ft_link_wait_readable(FtLink *l, int64_t deadline)
+bool ft_link_wait_readable(FtLink *l, int64_t deadline, Error **errp)
 {
-    return link_wait(l, POLLIN, deadline);
+    ssize_t n;
+    uint8_t byte;
+
+    if (!l->tls) {
+        return ft_link_wait(l, POLLIN, deadline, errp);
+    }
+    /* What is in the socket may be TLS's own. */
+    if (l->ahead < 0) {
+        n = ft_link_read_some(l, &byte, 1, deadline, errp);
+        if (n < 0) {
+            return false;
+        }
+        if (n == 1) {
+            l->ahead = byte;
+        }
+    }
+    return true;
 }
 
-static void link_read_error(FtLink *l, int err, Error **errp)
+int ft_link_peek(FtLink *l, uint8_t *byte, Error **errp)
 {
-    if (qatomic_read(&l->down)) {
-        error_setg(errp, "this side has closed the connection");
-    } else if (err == ETIMEDOUT) {
-        error_setg(errp, "timeout: the peer sends nothing, or too slowly");
-    } else {
-        error_setg_errno(errp, err, "cannot read from the peer");
+    for (;;) {
+        ssize_t n = recv(l->sioc->fd, byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        Error *err = NULL;
+
+        if (n >= 0) {
+            return n;
+        }
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            if (!ft_link_wait(l, POLLIN, ft_link_deadline(l), errp)) {
+                return -EIO;
+            }
+        } else if (errno != EINTR) {
+            error_setg_errno(&err, errno, "cannot read from the peer");
+            ft_link_failed(l, err, errp);
+            return -EIO;
+        }
     }
 }
 
@@ -151,10 +329,9 @@ static bool link_read(FtLink *l, uint8_t *buf, size_t len, int64_t deadline,
                       Error **errp)
 {
     while (len) {
-        ssize_t n = ft_link_read_some(l, buf, len, deadline);
+        ssize_t n = ft_link_read_some(l, buf, len, deadline, errp);
 
         if (n < 0) {
-            link_read_error(l, -n, errp);
             return false;
         }
         if (n == 0) {
@@ -169,41 +346,70 @@ static bool link_read(FtLink *l, uint8_t *buf, size_t len, int64_t deadline,
     return true;
 }
 
-static bool link_write(FtLink *l, struct iovec *iov, unsigned niov,
-                       int64_t deadline, Error **errp)
+static bool link_write_plain(FtLink *l, struct iovec *iov, unsigned niov,
+                             int64_t deadline, Error **errp)
 {
     size_t left = iov_size(iov, niov);
 
     while (left) {
         struct msghdr msg = { .msg_iov = iov, .msg_iovlen = niov };
         ssize_t n = sendmsg(l->sioc->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-        int err = n < 0 ? errno : 0;
+        Error *err = NULL;
 
         if (n >= 0) {
             iov_discard_front(&iov, &niov, n);
             left -= n;
             stat64_add(&l->sent, n);
-            continue;
-        }
-        if (err == EINTR) {
-            continue;
-        }
-        if (err == EAGAIN || err == EWOULDBLOCK) {
-            err = -link_wait(l, POLLOUT, deadline);
-            if (!err) {
-                continue;
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            if (!ft_link_wait(l, POLLOUT, deadline, errp)) {
+                return false;
             }
+        } else if (errno != EINTR) {
+            error_setg_errno(&err, errno, "cannot write to the peer");
+            ft_link_failed(l, err, errp);
+            return false;
         }
-        if (qatomic_read(&l->down)) {
-            error_setg(errp, "this side has closed the connection");
-        } else if (err == ETIMEDOUT) {
-            error_setg(errp, "timeout: the peer does not take what is sent");
-        } else {
-            error_setg_errno(errp, err, "cannot write to the peer");
-        }
-        return false;
     }
     return true;
+}
+
+/*
+ * Header and payload in one record where they fit.  What is being sent is in
+ * l->record, as it has to be the same when it is tried again.
+ */
+static bool link_write_tls(FtLink *l, const struct iovec *iov, unsigned niov,
+                           int64_t deadline, Error **errp)
+{
+    size_t size = iov_size(iov, niov);
+    size_t done = 0;
+
+    while (done < size) {
+        size_t len = iov_to_buf(iov, niov, done, l->record, FT_TLS_RECORD);
+        size_t at = 0;
+
+        while (at < len) {
+            Error *err = NULL;
+            ssize_t n = ft_link_write_now(l, l->record + at, len - at, &err);
+
+            if (n >= 0) {
+                at += n;
+            } else if (n != -EAGAIN) {
+                ft_link_failed(l, err, errp);
+                return false;
+            } else if (!ft_link_wait(l, POLLOUT, deadline, errp)) {
+                return false;
+            }
+        }
+        done += len;
+    }
+    return true;
+}
+
+static bool link_write(FtLink *l, struct iovec *iov, unsigned niov,
+                       int64_t deadline, Error **errp)
+{
+    return l->tls ? link_write_tls(l, iov, niov, deadline, errp) :
+                    link_write_plain(l, iov, niov, deadline, errp);
 }
 
 /* For tests: a fault when about half of the frame is on its way. */
@@ -252,9 +458,9 @@ bool ft_link_send(FtLink *l, FtFrameType type, uint16_t flags,
     if ((type == FT_FRAME_PAGES || type == FT_FRAME_DEVICES ||
          type == FT_FRAME_EPOCH_END) &&
         ft_inject_is_armed(FT_FAULT_POINT_MID_FRAME)) {
-        ok = link_write_halves(l, iov, niov, link_deadline(l), errp);
+        ok = link_write_halves(l, iov, niov, ft_link_deadline(l), errp);
     } else {
-        ok = link_write(l, iov, niov, link_deadline(l), errp);
+        ok = link_write(l, iov, niov, ft_link_deadline(l), errp);
     }
     if (!ok) {
         ft_link_shutdown(l);
@@ -262,11 +468,11 @@ bool ft_link_send(FtLink *l, FtFrameType type, uint16_t flags,
     return ok;
 }
 
-bool ft_link_try_send(FtLink *l, FtFrameType type, uint64_t epoch,
-                      const char *text)
+bool ft_link_try_send(FtLink *l, FtFrameType type, uint16_t flags,
+                      uint64_t epoch, const char *text)
 {
     uint8_t buf[FT_WIRE_HEADER + FT_WIRE_TEXT_MAX];
-    FtFrame f = { .type = type, .epoch = epoch };
+    FtFrame f = { .type = type, .flags = flags, .epoch = epoch };
     size_t size;
     ssize_t n;
 
@@ -281,14 +487,12 @@ bool ft_link_try_send(FtLink *l, FtFrameType type, uint64_t epoch,
     if (qemu_mutex_trylock(&l->send_lock)) {
         return false;
     }
-    do {
-        n = send(l->sioc->fd, buf, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
-    if (n > 0) {
-        stat64_add(&l->sent, n);
-    }
-    /* Part of a frame, or an error: nothing may follow. */
-    if (n != size && !(n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))) {
+    n = ft_link_write_now(l, buf, size, NULL);
+    /*
+     * Part of a frame, or an error: nothing may follow.  With TLS "again" may
+     * be part of one, too.
+     */
+    if (n != size && (n != -EAGAIN || l->tls)) {
         ft_link_shutdown(l);
     }
     qemu_mutex_unlock(&l->send_lock);
@@ -303,21 +507,21 @@ int ft_link_recv(FtLink *l, FtFrame *f, GByteArray *buf, bool *bad,
     ssize_t n;
 
     *bad = false;
-    n = ft_link_read_some(l, header, sizeof(header), link_deadline(l));
+    n = ft_link_read_some(l, header, sizeof(header), ft_link_deadline(l),
+                          errp);
     if (n < 0) {
-        link_read_error(l, -n, errp);
         return -1;
     }
     if (n == 0) {
         if (qatomic_read(&l->down)) {
-            link_read_error(l, ESHUTDOWN, errp);
+            error_setg(errp, "this side has closed the connection");
             return -1;
         }
         return 0;
     }
 
     /* The time in which nothing came does not count for the rest. */
-    deadline = link_deadline(l);
+    deadline = ft_link_deadline(l);
     if (!link_read(l, header + n, sizeof(header) - n, deadline, errp)) {
         return -1;
     }
@@ -372,22 +576,7 @@ static void connecting_unref(Connecting *c)
     g_free(c);
 }
 
-static void *connecting_thread(void *opaque)
-{
-    Connecting *c = opaque;
-    Error *err = NULL;
-    FtLink *link = ft_link_connect(c->addr, &err);
-
-    qemu_mutex_lock(&c->lock);
-    c->link = link;
-    c->err = err;
-    c->done = true;
-    qemu_cond_signal(&c->cond);
-    connecting_unref(c);
-    return NULL;
-}
-
-FtLink *ft_link_connect(const SocketAddress *addr, Error **errp)
+static FtLink *link_connect(const SocketAddress *addr, Error **errp)
 {
     QIOChannelSocket *sioc = qio_channel_socket_new();
     FtLink *l = NULL;
@@ -401,15 +590,30 @@ FtLink *ft_link_connect(const SocketAddress *addr, Error **errp)
     return l;
 }
 
-FtLink *ft_link_connect_until(const SocketAddress *addr, int64_t deadline,
-                              Error **errp)
+static void *connecting_thread(void *opaque)
+{
+    Connecting *c = opaque;
+    Error *err = NULL;
+    FtLink *link = link_connect(c->addr, &err);
+
+    qemu_mutex_lock(&c->lock);
+    c->link = link;
+    c->err = err;
+    c->done = true;
+    qemu_cond_signal(&c->cond);
+    connecting_unref(c);
+    return NULL;
+}
+
+static FtLink *link_connect_until(const SocketAddress *addr, int64_t deadline,
+                                  Error **errp)
 {
     Connecting *c;
     QemuThread thread;
     FtLink *l = NULL;
 
     if (deadline == FT_LINK_FOREVER) {
-        return ft_link_connect(addr, errp);
+        return link_connect(addr, errp);
     }
 
     c = g_new0(Connecting, 1);
@@ -439,6 +643,22 @@ FtLink *ft_link_connect_until(const SocketAddress *addr, int64_t deadline,
         l->deadline = deadline;
     }
     connecting_unref(c);
+    return l;
+}
+
+FtLink *ft_link_connect_until(const SocketAddress *addr, const FtTls *tls,
+                              int64_t deadline, Error **errp)
+{
+    FtLink *l;
+
+    if (tls && !ft_tls_check_address(tls, addr, errp)) {
+        return NULL;
+    }
+    l = link_connect_until(addr, deadline, errp);
+    if (l && tls && !ft_tls_client(l, tls, addr, errp)) {
+        ft_link_shutdown(l);
+        g_clear_pointer(&l, ft_link_unref);
+    }
     return l;
 }
 

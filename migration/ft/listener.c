@@ -5,14 +5,17 @@
  *
  * FtListener hears each caller in a thread.  What they share:
  *
- *   EMPTY -> CHECKING -> ADOPTED -> PAIRING -> TAKEN
- *     ^ refused  |  gone,   | ^ its WELCOME |
- *     +----------+  late    | +---  failed -+
+ *   EMPTY -> CHECKING -> ADOPTED -> TAKEN
+ *     ^ refused  |  gone,   |
+ *     +----------+  late    |
  *     +---------------------+
  *
- * The data channel's thread does CHECKING and waits in ADOPTED; the control
- * channel's does the rest.  Once TAKEN, only disk connections that show the
- * pair's token are let in, one for each expected drive.
+ * The data channel's thread does CHECKING (first with the BQL, then the
+ * arbiter without) and waits in ADOPTED.  There the control and the heartbeat
+ * channel come, each once and in a thread of its own, which leaves its link
+ * behind; the second of them makes it TAKEN.  Once TAKEN, only disk
+ * connections that show the session's token are let in, one for each expected
+ * drive.
  *
  * Locks: BQL, then FtListener.lock; a caller's thread holds none of its own
  * when it takes the BQL.  Nobody waits for these threads: each has a reference
@@ -21,6 +24,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "qapi/error.h"
 #include "crypto/random.h"
 #include "io/net-listener.h"
@@ -32,30 +36,33 @@
 #include "qemu/queue.h"
 #include "qemu/rcu.h"
 #include "link-private.h"
+#include "relay.h"
 
 #define CALLERS_MAX         8
 #define CALLER_DEADLINE_US  (10 * G_USEC_PER_SEC)
+#define ARBITER_MS          5000
 #define LINGER_US           G_USEC_PER_SEC
 #define LINGER_BYTES        (4u << 20)
 
 typedef enum PairState {
     PAIR_EMPTY,
     PAIR_CHECKING,      /* somebody's machine is being looked at */
-    PAIR_ADOPTED,       /* it fits; its control connection is waited for */
-    PAIR_PAIRING,       /* that has come and is being told so */
+    PAIR_ADOPTED,       /* it fits; its other connections are waited for */
     PAIR_TAKEN,         /* for good */
 } PairState;
 
 typedef struct Caller {
     FtListener *ls;
     FtLink *link;
-    bool keep;          /* it belongs to a pair: do not shut it down */
+    bool keep;          /* it belongs to a session: do not shut it down */
+    bool mute;          /* there is no way to tell it anything */
     QTAILQ_ENTRY(Caller) next;
 } Caller;
 
 struct FtListener {
     int refs;
     QIONetListener *net;
+    FtTls *tls;                 /* NULL: without */
     /* not to be called once `closing` */
     FtAdoptFn *adopt;
     FtPairFn *pair;
@@ -71,8 +78,9 @@ struct FtListener {
     PairState state;
     Caller *data_caller;        /* whose thread waits, until TAKEN */
     FtHello hello;              /* of its data connection, with the token */
-    FtLink *data;               /* TAKEN: on their way to pair() */
-    FtLink *control;
+    bool joined[FT_CHANNEL_HEART + 1];  /* [channel], has come */
+    FtLinks links;              /* ADOPTED: those that have been told so;
+                                 * TAKEN: on their way to pair() */
 
     /* Changed with the BQL, too. */
     unsigned disk_round;        /* calls of expect_disks(), 0: none yet */
@@ -101,7 +109,9 @@ static void listener_unref(FtListener *ls)
     if (qatomic_fetch_dec(&ls->refs) != 1) {
         return;
     }
-    assert(QTAILQ_EMPTY(&ls->callers) && !ls->data && !ls->control);
+    assert(QTAILQ_EMPTY(&ls->callers));
+    assert(!ls->links.data && !ls->links.control && !ls->links.heart);
+    ft_tls_free(ls->tls);
     g_free(ls->disk_seen);
     qemu_cond_destroy(&ls->cond);
     qemu_mutex_destroy(&ls->lock);
@@ -136,31 +146,27 @@ static bool token_equal(const uint8_t *a, const uint8_t *b)
 /* Does @hello belong to the data connection?  Called with the lock held. */
 static bool listener_knows(FtListener *ls, const FtHello *hello)
 {
-    return (ls->state == PAIR_ADOPTED || ls->state == PAIR_PAIRING ||
-            ls->state == PAIR_TAKEN) &&
+    return (ls->state == PAIR_ADOPTED || ls->state == PAIR_TAKEN) &&
            token_equal(hello->token, ls->hello.token) &&
            !memcmp(hello->session, ls->hello.session, sizeof(hello->session));
 }
 
-/* Main loop: the pair is complete. */
+/* Main loop: the session's connections are complete. */
 static void listener_pair_bh(void *opaque)
 {
     FtListener *ls = opaque;
-    FtLink *data, *control;
+    FtLinks links;
     bool closing;
 
     WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        data = g_steal_pointer(&ls->data);
-        control = g_steal_pointer(&ls->control);
+        links = ls->links;
+        ls->links = (FtLinks) { NULL };
         closing = ls->closing;
     }
     if (closing) {
-        ft_link_shutdown(data);
-        ft_link_shutdown(control);
-        ft_link_unref(data);
-        ft_link_unref(control);
+        ft_links_clear(&links);
     } else {
-        ls->pair(ls->opaque, data, control, &ls->hello);
+        ls->pair(ls->opaque, &links, &ls->hello);
     }
     listener_unref(ls);
 }
@@ -200,15 +206,41 @@ void ft_listener_expect_disks(FtListener *ls, unsigned drives, FtDiskFn *fn,
 /* Has the peer hung up?  What it may have sent stays where it is. */
 static bool link_dead(FtLink *l)
 {
-    char c;
-    ssize_t n = recv(l->sioc->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    struct pollfd pfd = { .fd = l->sioc->fd, .events = POLLRDHUP };
 
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK &&
-                      errno != EINTR);
+    return poll(&pfd, 1, 0) > 0;
 }
 
-static bool caller_adopt(FtListener *ls, const GByteArray *text, Error **errp)
+/* Do both sides mean the same arbiter?  Takes the reference and the proof. */
+static bool caller_verify(Caller *c, FtArbiter *arbiter, char *proof,
+                          Error **errp)
 {
+    int64_t left = c->link->deadline - g_get_monotonic_time();
+    bool ok = true;
+
+    if (!arbiter) {
+        /* nothing to ask */
+    } else if (left <= 0) {
+        error_setg(errp, "timeout: no time is left to ask the arbiter");
+        ok = false;
+    } else {
+        ok = ft_arbiter_verify(arbiter, proof,
+                               MIN(DIV_ROUND_UP(left, 1000), ARBITER_MS),
+                               errp);
+    }
+    if (arbiter) {
+        ft_arbiter_unref(arbiter);
+    }
+    g_free(proof);
+    return ok;
+}
+
+static bool caller_adopt(Caller *c, const FtHello *hello,
+                         const GByteArray *text, Error **errp)
+{
+    FtListener *ls = c->ls;
+    FtArbiter *arbiter = NULL;
+    char *proof = NULL;
     bool closing, ok = false;
 
     bql_lock();
@@ -219,10 +251,18 @@ static bool caller_adopt(FtListener *ls, const GByteArray *text, Error **errp)
     if (closing) {
         error_setg(errp, "this backup does not listen any more");
     } else {
-        ok = ls->adopt(ls->opaque, (const char *)text->data, text->len, errp);
+        ok = ls->adopt(ls->opaque, hello, (const char *)text->data, text->len,
+                       &arbiter, &proof, errp);
     }
     bql_unlock();
-    return ok;
+    if (!ok) {
+        if (arbiter) {
+            ft_arbiter_unref(arbiter);
+        }
+        g_free(proof);
+        return false;
+    }
+    return caller_verify(c, arbiter, proof, errp);
 }
 
 static bool caller_welcome(Caller *c, const FtHello *hello, Error **errp)
@@ -257,7 +297,7 @@ static bool caller_data(Caller *c, FtHello *hello, Error **errp)
         ls->state = PAIR_CHECKING;
     }
 
-    if (!caller_adopt(ls, buf, errp)) {
+    if (!caller_adopt(c, hello, buf, errp)) {
         QEMU_LOCK_GUARD(&ls->lock);
         ls->state = PAIR_EMPTY;
         return false;
@@ -268,6 +308,7 @@ static bool caller_data(Caller *c, FtHello *hello, Error **errp)
         ls->state = PAIR_ADOPTED;
         ls->hello = *hello;
         ls->data_caller = c;
+        memset(ls->joined, 0, sizeof(ls->joined));
     }
     if (!ft_link_send(c->link, FT_FRAME_READY, 0, 0, NULL, 0, errp)) {
         /* It is down: found out below. */
@@ -280,71 +321,98 @@ static bool caller_data(Caller *c, FtHello *hello, Error **errp)
             paired = true;
             break;
         }
-        /* While PAIRING, the other thread decides, within its deadline. */
-        if (ls->state == PAIR_ADOPTED) {
-            if (ls->closing) {
-                error_setg(errp, "this backup does not listen any more");
-                break;
-            }
-            if (qatomic_read(&c->link->down) || link_dead(c->link)) {
-                error_setg(errp, "the primary has closed the connection");
-                break;
-            }
-            if (g_get_monotonic_time() >= c->link->deadline) {
-                error_setg(errp, "timeout: the primary's control connection "
-                           "has not come");
-                break;
-            }
+        if (ls->closing) {
+            error_setg(errp, "this backup does not listen any more");
+            break;
+        }
+        if (qatomic_read(&c->link->down) || link_dead(c->link)) {
+            error_setg(errp, "the primary has closed the connection");
+            break;
+        }
+        if (g_get_monotonic_time() >= c->link->deadline) {
+            error_setg(errp, "timeout: the primary's %s connection has not "
+                       "come", ls->links.control ? "heartbeat" : "control");
+            break;
         }
         qemu_cond_timedwait(&ls->cond, &ls->lock, 50);
     }
     if (!paired) {
         ls->state = PAIR_EMPTY;
         ls->data_caller = NULL;
+        ft_links_clear(&ls->links);
     }
     qemu_mutex_unlock(&ls->lock);
     return paired;
 }
 
-static bool caller_control(Caller *c, FtHello *hello, Error **errp)
+/* May @hello's channel be one of the session that is being opened?  Called
+ * with the lock held. */
+static bool listener_lacks(FtListener *ls, const FtHello *hello,
+                           const char *name, Error **errp)
+{
+    if (listener_busy(ls, errp)) {
+        return false;
+    }
+    if (!listener_knows(ls, hello)) {
+        error_setg(errp, "there is no data connection that this %s "
+                   "connection belongs to", name);
+        return false;
+    }
+    if (hello->generation != ls->hello.generation) {
+        error_setg(errp, "this %s connection is of generation %" PRIu64 ", "
+                   "the data connection of %" PRIu64, name, hello->generation,
+                   ls->hello.generation);
+        return false;
+    }
+    return true;
+}
+
+/* The control or the heartbeat connection. */
+static bool caller_join(Caller *c, FtHello *hello, Error **errp)
 {
     FtListener *ls = c->ls;
-    bool ok;
+    bool control = hello->channel == FT_CHANNEL_CONTROL;
+    const char *name = control ? "control" : "heartbeat";
+    FtLink **place = control ? &ls->links.control : &ls->links.heart;
+    bool ok, complete = false;
 
     WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (listener_busy(ls, errp)) {
+        if (!listener_lacks(ls, hello, name, errp)) {
             return false;
         }
-        if (ls->state != PAIR_ADOPTED || !listener_knows(ls, hello)) {
-            error_setg(errp, "there is no data connection that this control "
-                       "connection belongs to");
+        if (ls->joined[hello->channel]) {
+            error_setg(errp, "the data connection has its %s connection "
+                       "already", name);
             return false;
         }
-        ls->state = PAIR_PAIRING;
+        ls->joined[hello->channel] = true;
     }
 
     ok = caller_welcome(c, hello, errp);
 
     WITH_QEMU_LOCK_GUARD(&ls->lock) {
-        if (ok && ls->closing) {
-            error_setg(errp, "this backup does not listen any more");
-            ok = false;
+        /* The data connection may have gone, and another one be there. */
+        if (ok) {
+            ok = listener_lacks(ls, hello, name, errp);
+        } else if (listener_knows(ls, hello)) {
+            ls->joined[hello->channel] = false;
         }
         if (ok) {
+            c->keep = true;
+            c->link->deadline = 0;
+            *place = ft_link_ref(c->link);
+            complete = ls->links.control && ls->links.heart;
+        }
+        if (complete) {
             ls->state = PAIR_TAKEN;
             ls->data_caller->keep = true;
-            ls->data = ft_link_ref(ls->data_caller->link);
+            ls->data_caller->link->deadline = 0;
+            ls->links.data = ft_link_ref(ls->data_caller->link);
             ls->data_caller = NULL;
-            ls->data->deadline = 0;
-            c->keep = true;
-            ls->control = ft_link_ref(c->link);
-            ls->control->deadline = 0;
-        } else {
-            ls->state = PAIR_ADOPTED;
+            qemu_cond_broadcast(&ls->cond);
         }
-        qemu_cond_broadcast(&ls->cond);
     }
-    if (ok) {
+    if (complete) {
         ft_main_loop(listener_pair_bh, listener_ref(ls));
     }
     return ok;
@@ -363,7 +431,7 @@ static bool caller_wait_disks(Caller *c, const FtHello *hello, Error **errp)
             error_setg(errp, "this backup does not listen any more");
             return false;
         }
-        if (ls->state < PAIR_PAIRING || !listener_knows(ls, hello)) {
+        if (!listener_knows(ls, hello)) {
             error_setg(errp, "there is no session that this disk connection "
                        "belongs to");
             return false;
@@ -387,6 +455,7 @@ static bool caller_wait_disks(Caller *c, const FtHello *hello, Error **errp)
 static bool caller_disk(Caller *c, FtHello *hello, Error **errp)
 {
     FtListener *ls = c->ls;
+    QIOChannelSocket *sioc = NULL;
     Disk *disk = NULL;
     unsigned round;
     bool ok;
@@ -417,15 +486,18 @@ static bool caller_disk(Caller *c, FtHello *hello, Error **errp)
                        " be copied any more", hello->drive);
             ok = false;
         } else if (ok) {
+            sioc = ft_relay_socket(c->link, errp);
+            ok = sioc != NULL;
+        }
+        if (ok) {
             c->keep = true;
             disk = g_new(Disk, 1);
             *disk = (Disk) {
                 .ls = listener_ref(ls),
                 .round = round,
                 .drive = hello->drive,
-                .sioc = c->link->sioc,
+                .sioc = sioc,
             };
-            object_ref(OBJECT(disk->sioc));
         } else if (round == ls->disk_round) {
             clear_bit(hello->drive, ls->disk_seen);
         }
@@ -436,14 +508,54 @@ static bool caller_disk(Caller *c, FtHello *hello, Error **errp)
     return ok;
 }
 
+/* Do both sides speak TLS, or neither?  If so, that is done. */
+static bool caller_secure(Caller *c, bool *silent, Error **errp)
+{
+    FtTls *tls = c->ls->tls;
+    uint8_t byte;
+    int ret = ft_link_peek(c->link, &byte, errp);
+
+    if (ret < 0) {
+        return false;
+    }
+    if (ret == 0) {
+        *silent = true;
+        error_setg(errp, "the primary has closed the connection");
+        return false;
+    }
+    if (tls && byte == FT_BYTE_FRAME) {
+        error_setg(errp, "this backup has tls-creds and the primary does not "
+                   "speak TLS: set its migration parameter tls-creds, too");
+        return false;
+    }
+    if (!tls && byte == FT_BYTE_TLS) {
+        error_setg(errp, "the primary speaks TLS and this backup has no "
+                   "tls-creds: set its migration parameter tls-creds, too");
+        return false;
+    }
+    return !tls || ft_tls_server(c->link, tls, &c->mute, errp);
+}
+
 /* *@silent: there is nothing worth a message to anybody. */
 static bool caller_hear(Caller *c, bool *silent, Error **errp)
 {
+    ERRP_GUARD();
     g_autoptr(GByteArray) buf = g_byte_array_new();
     FtHello hello;
 
-    if (!ft_hello_recv(c->link, "primary", FT_FRAME_HELLO, buf, silent, errp) ||
-        !ft_wire_get_hello(buf->data, buf->len, &hello, errp)) {
+    if (!caller_secure(c, silent, errp)) {
+        return false;
+    }
+    if (!ft_hello_recv(c->link, "primary", FT_FRAME_HELLO, buf, silent,
+                       errp)) {
+        if (*silent && c->link->tls) {
+            *silent = false;
+            error_prepend(errp, "right after TLS's handshake, as if it did "
+                          "not trust this backup's certificate: ");
+        }
+        return false;
+    }
+    if (!ft_wire_get_hello(buf->data, buf->len, &hello, errp)) {
         return false;
     }
     if (hello.page_size != FT_PAGE_SIZE) {
@@ -466,7 +578,7 @@ static bool caller_hear(Caller *c, bool *silent, Error **errp)
         }
     }
     return hello.channel == FT_CHANNEL_DATA ? caller_data(c, &hello, errp) :
-                                              caller_control(c, &hello, errp);
+                                              caller_join(c, &hello, errp);
 }
 
 /*
@@ -485,11 +597,10 @@ static void caller_refuse(Caller *c, const Error *err)
                       MIN(strlen(text), FT_WIRE_TEXT_MAX), NULL)) {
         return;
     }
-    qio_channel_shutdown(QIO_CHANNEL(c->link->sioc),
-                         QIO_CHANNEL_SHUTDOWN_WRITE, NULL);
+    ft_link_end_now(c->link);
     do {
         n = ft_link_read_some(c->link, waste, sizeof(waste),
-                              c->link->deadline);
+                              c->link->deadline, NULL);
         total += MAX(n, 0);
     } while (n > 0 && total < LINGER_BYTES &&
              g_get_monotonic_time() < c->link->deadline);
@@ -520,7 +631,7 @@ static void *caller_thread(void *opaque)
             warn_report("fault tolerance: a caller was turned away: %s",
                         error_get_pretty(err));
         }
-        if (err && !silent) {
+        if (err && !silent && !c->mute) {
             caller_refuse(c, err);
         }
         error_free(err);
@@ -559,7 +670,7 @@ static void listener_accept(QIONetListener *net, QIOChannelSocket *sioc,
         }
     }
     if (!c) {
-        ft_link_try_send(link, FT_FRAME_ERROR, 0,
+        ft_link_try_send(link, FT_FRAME_ERROR, 0, 0,
                          "too many callers at once, try again");
         ft_link_shutdown(link);
         ft_link_unref(link);
@@ -587,8 +698,9 @@ static bool address_is_remote(const QIOChannelSocket *sioc)
     return false;
 }
 
-FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
-                            FtPairFn *pair, void *opaque, Error **errp)
+FtListener *ft_listener_new(const SocketAddress *addr, FtTls *tls,
+                            FtAdoptFn *adopt, FtPairFn *pair, void *opaque,
+                            Error **errp)
 {
     QIONetListener *net = qio_net_listener_new();
     FtListener *ls;
@@ -597,14 +709,16 @@ FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
     if (qio_net_listener_open_sync(net, (SocketAddress *)addr, CALLERS_MAX,
                                    errp) < 0) {
         object_unref(OBJECT(net));
+        ft_tls_free(tls);
         return NULL;
     }
-    for (size_t i = 0; i < net->nsioc; i++) {
+    for (size_t i = 0; !tls && i < net->nsioc; i++) {
         if (address_is_remote(net->sioc[i])) {
             warn_report("fault tolerance: the connection is neither "
                         "encrypted nor authenticated; who reaches this port "
-                        "can read and replace the guest, so let it be on a "
-                        "network that is trusted");
+                        "can read and replace the guest, so set the migration "
+                        "parameter tls-creds, or let it be on a network that "
+                        "is trusted");
             break;
         }
     }
@@ -612,6 +726,7 @@ FtListener *ft_listener_new(const SocketAddress *addr, FtAdoptFn *adopt,
     ls = g_new0(FtListener, 1);
     ls->refs = 1;
     ls->net = net;
+    ls->tls = tls;
     ls->adopt = adopt;
     ls->pair = pair;
     ls->opaque = opaque;

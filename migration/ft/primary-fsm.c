@@ -9,6 +9,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "primary-fsm.h"
 
 static const char *const pri_names[] = {
@@ -16,6 +17,7 @@ static const char *const pri_names[] = {
     [FT_PRI_SETUP] = "setup",
     [FT_PRI_SYNC] = "sync",
     [FT_PRI_PROTECTED] = "protected",
+    [FT_PRI_CLAIMING] = "claiming",
     [FT_PRI_UNPROTECTED] = "unprotected",
     [FT_PRI_FENCED] = "fenced",
 };
@@ -37,10 +39,16 @@ unsigned ft_pri_in_flight(const FtPri *p)
     return p->taken - p->acked;
 }
 
+/* CLAIMING is not among them: then only a few words still count. */
 static bool pri_live(const FtPri *p)
 {
     return !p->dead && (p->state == FT_PRI_SETUP || p->state == FT_PRI_SYNC ||
                         p->state == FT_PRI_PROTECTED);
+}
+
+static bool pri_claiming(const FtPri *p)
+{
+    return !p->dead && p->state == FT_PRI_CLAIMING;
 }
 
 static void pri_set_state(FtPri *p, FtPriState state, const char *reason)
@@ -64,6 +72,14 @@ static void pri_set_stall(FtPri *p, bool on, int64_t now)
     p->ops->stall(p->opaque, on);
 }
 
+static void pri_set_why(FtPri *p, const char *reason)
+{
+    /* It may point there already. */
+    if (reason != p->why) {
+        pstrcpy(p->why, sizeof(p->why), reason);
+    }
+}
+
 /*
  * The session ends and the guest goes on here.  The order is what keeps the
  * world consistent: first the backup is told, then output goes, then the
@@ -71,22 +87,64 @@ static void pri_set_stall(FtPri *p, bool on, int64_t now)
  */
 static void pri_go_on_alone(FtPri *p, FtPriState state, const char *reason)
 {
+    pri_set_why(p, reason);
     p->dead = true;
-    p->ops->send_disarm(p->opaque, reason);
+    p->ops->send_disarm(p->opaque, p->why);
     if (p->output_held) {
         p->output_held = false;
         p->ops->release_all(p->opaque);
     }
     pri_set_stall(p, false, p->stall_began);
     p->ops->end(p->opaque);
-    pri_set_state(p, state, reason);
+    pri_set_state(p, state, p->why);
+}
+
+/* The guest goes on at the backup and never again here. */
+static void pri_fence(FtPri *p, const char *reason)
+{
+    p->dead = true;
+    p->output_held = false;
+    p->ops->drop_all(p->opaque);
+    p->ops->send_fenced(p->opaque);
+    p->ops->end(p->opaque);
+    pri_set_state(p, FT_PRI_FENCED, reason);
+}
+
+static void pri_ask_arbiter(FtPri *p)
+{
+    p->claim_asked = true;
+    p->claim_at = 0;
+    p->ops->claim(p->opaque);
+}
+
+/* May the backup have something to take over from? */
+static bool pri_sent(const FtPri *p)
+{
+    return p->taken && !p->withheld;
 }
 
 static void pri_lost(FtPri *p, const char *reason)
 {
-    pri_go_on_alone(p, p->state == FT_PRI_PROTECTED ? FT_PRI_UNPROTECTED
-                                                    : FT_PRI_INACTIVE,
-                    reason);
+    if (p->state == FT_PRI_CLAIMING) {
+        return;
+    }
+    if (!pri_sent(p)) {
+        pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
+        return;
+    }
+    p->after = p->state == FT_PRI_PROTECTED ? FT_PRI_UNPROTECTED
+                                            : FT_PRI_INACTIVE;
+    pri_set_why(p, reason);
+    pri_set_state(p, FT_PRI_CLAIMING, p->why);
+    pri_ask_arbiter(p);
+}
+
+/* Output of acknowledged epochs leaves, as long as there is the lease. */
+static void pri_let_out(FtPri *p)
+{
+    while (p->released < p->acked && p->ops->leased(p->opaque)) {
+        p->ops->commit(p->opaque, ++p->released);
+    }
 }
 
 /* Take the next epoch if the pipeline has room; false if it was not taken. */
@@ -138,7 +196,7 @@ void ft_pri_sync_done(FtPri *p, int64_t now)
 
 uint64_t ft_pri_take_now(FtPri *p, int64_t now)
 {
-    if (p->state != FT_PRI_PROTECTED || p->dead || p->data_lost ||
+    if (p->state != FT_PRI_PROTECTED || p->dead || p->conn_lost ||
         !pri_take(p, now)) {
         return 0;
     }
@@ -170,49 +228,69 @@ void ft_pri_ack(FtPri *p, uint64_t epoch, int64_t now)
         return;
     }
     if (p->state == FT_PRI_SETUP || epoch != p->acked + 1 ||
-        epoch > p->taken) {
+        epoch > p->taken || p->withheld) {
         pri_lost(p, "the backup acknowledged an epoch that is not due");
         return;
     }
     p->acked = epoch;
     p->grace_given = false;
-    p->ops->commit(p->opaque, epoch);
+    pri_let_out(p);
     if (p->state == FT_PRI_SYNC) {
         pri_set_state(p, FT_PRI_PROTECTED, "the backup holds the first epoch");
     }
     pri_set_stall(p, false, now);
 }
 
-void ft_pri_link_lost(FtPri *p, const char *reason)
+void ft_pri_lease_renewed(FtPri *p)
+{
+    if (pri_live(p)) {
+        pri_let_out(p);
+    }
+}
+
+void ft_pri_lost(FtPri *p, const char *reason)
 {
     if (pri_live(p)) {
         pri_lost(p, reason);
     }
 }
 
-void ft_pri_data_lost(FtPri *p, int64_t now)
+void ft_pri_conn_lost(FtPri *p, const char *reason, int64_t now)
 {
-    if (!pri_live(p) || p->data_lost) {
+    if (!pri_live(p) || p->conn_lost) {
         return;
     }
-    if (!p->taken) {
+    if (!pri_sent(p)) {
         /* The backup has nothing that it could have taken over. */
-        pri_lost(p, "the data connection was lost");
+        pri_lost(p, reason);
         return;
     }
+    pri_set_why(p, reason);
     p->asked = now;
-    p->data_lost = now + FT_PRI_GRACE_US;
+    p->conn_lost = now + FT_PRI_GRACE_US;
 }
 
-void ft_pri_peer_disarm(FtPri *p, const char *reason)
+void ft_pri_peer_gone(FtPri *p, const char *reason)
 {
-    if (pri_live(p)) {
-        pri_lost(p, reason);
+    if (pri_claiming(p)) {
+        pri_go_on_alone(p, p->after, p->after == FT_PRI_UNPROTECTED ? reason
+                                                                    : p->why);
+    } else if (pri_live(p)) {
+        pri_go_on_alone(p, p->state == FT_PRI_PROTECTED ? FT_PRI_UNPROTECTED
+                                                        : FT_PRI_INACTIVE,
+                        reason);
     }
 }
 
-void ft_pri_peer_failover(FtPri *p)
+void ft_pri_peer_failover(FtPri *p, bool claimed)
 {
+    if (pri_claiming(p)) {
+        if (claimed || !p->claim_asked) {
+            pri_fence(p, "the backup has taken over");
+        }
+        /* Else whose it is is for the arbiter to say. */
+        return;
+    }
     if (!pri_live(p)) {
         return;
     }
@@ -221,19 +299,57 @@ void ft_pri_peer_failover(FtPri *p)
         pri_lost(p, "the backup asked to take over before it had an epoch");
         return;
     }
-    p->dead = true;
-    p->output_held = false;
-    p->ops->drop_all(p->opaque);
-    p->ops->send_fenced(p->opaque);
-    p->ops->end(p->opaque);
-    pri_set_state(p, FT_PRI_FENCED, "the backup has taken over");
+    pri_fence(p, "the backup has taken over");
 }
 
-void ft_pri_cancel(FtPri *p, const char *reason)
+void ft_pri_claimed(FtPri *p, FtClaim claim, const char *text)
 {
-    if (pri_live(p)) {
-        pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
+    char reason[FT_PRI_WHY_MAX];
+
+    if (!pri_claiming(p)) {
+        return;
     }
+    switch (claim) {
+    case FT_CLAIM_WON:
+        pri_go_on_alone(p, p->after, p->why);
+        break;
+    case FT_CLAIM_LOST:
+        pri_fence(p, "the backup has taken over: the arbiter has let it");
+        break;
+    case FT_CLAIM_UNKNOWN:
+        pstrcpy(reason, sizeof(reason), p->why);
+        pstrcat(reason, sizeof(reason),
+                "; output is held, as the arbiter cannot be asked: ");
+        pstrcat(reason, sizeof(reason), text);
+        pri_set_state(p, FT_PRI_CLAIMING, reason);
+        break;
+    }
+}
+
+bool ft_pri_cancel(FtPri *p, const char *reason, bool force, int64_t now)
+{
+    if (pri_claiming(p)) {
+        if (force) {
+            p->claim_asked = true;
+            pri_go_on_alone(p, p->after, p->why);
+        }
+        return force;
+    }
+    if (!pri_live(p)) {
+        return true;
+    }
+    if (!pri_sent(p) || force) {
+        p->claim_asked = pri_sent(p);
+        pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
+        return true;
+    }
+    p->after = FT_PRI_INACTIVE;
+    p->claim_at = now + p->params.disarm_wait_us;
+    p->asked = now;
+    pri_set_why(p, reason);
+    p->ops->send_disarm(p->opaque, p->why);
+    pri_set_state(p, FT_PRI_CLAIMING, p->why);
+    return true;
 }
 
 /* When the open epoch should end, if the pipeline has room then. */
@@ -265,13 +381,13 @@ static int64_t pri_poll(FtPri *p, int64_t now)
         }
         return due;
     }
-    if (p->data_lost) {
+    if (p->conn_lost) {
         /* No epoch would arrive: only the verdict is waited for. */
-        if (now >= p->data_lost) {
-            pri_lost(p, "the data connection was lost");
+        if (now >= p->conn_lost) {
+            pri_lost(p, p->why);
             return INT64_MAX;
         }
-        return p->data_lost;
+        return p->conn_lost;
     }
     if (ft_pri_in_flight(p) && !p->withheld) {
         due = pri_ack_due(p);
@@ -303,10 +419,25 @@ static int64_t pri_poll(FtPri *p, int64_t now)
     return MIN(next, due);
 }
 
+static int64_t pri_poll_claiming(FtPri *p, int64_t now)
+{
+    if (p->full) {
+        /* No room for more output, and none may leave. */
+        pri_set_stall(p, true, now);
+    }
+    if (p->claim_at && now >= p->claim_at) {
+        pri_ask_arbiter(p);
+    }
+    return p->claim_at ? p->claim_at : INT64_MAX;
+}
+
 int64_t ft_pri_poll(FtPri *p, int64_t now)
 {
     int64_t next;
 
+    if (pri_claiming(p)) {
+        return pri_poll_claiming(p, now);
+    }
     if (!pri_live(p)) {
         return INT64_MAX;
     }

@@ -4,35 +4,53 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  *  INACTIVE --start--> SETUP --connected--> SYNC --ack(1)--> PROTECTED
- *     ^                  |                   |                |  |  |
- *     |                  +--lost, cancel-----+---> INACTIVE   |  |  |
- *     +--------------------------------cancel-----------------+  |  |
- *                UNPROTECTED <--backup lost, or left in order----+  |
- *                     FENCED <--the backup has taken over-----------+
+ *     ^                  |                   |                   |
+ *     |                  |                   | lost, and epoch 1 | lost, cancel
+ *     +------------------+--lost, cancel-----+ was sent          |
+ *     |                                      v                   |
+ *     |                                    CLAIMING <------------+
+ *     +---after a cancel or in SYNC-----------+|
+ *          UNPROTECTED <--claim won, backup----+|
+ *                         left in order         |
+ *               FENCED <--claim lost, backup----+
+ *                         has taken over
  *
- *  event            SETUP       SYNC                 PROTECTED
- *  connected        -> SYNC     error                error
- *  sync_done        error       epoch 1 is taken     error
- *  poll, time up    lost        lost (ack late, but  epoch taken | stall
- *                               not while epoch 1
- *                               is withheld)
- *  guest has ended  -           -                    one epoch more, if
- *                                                    there is room
- *  ack(e)           lost        e=1: -> PROTECTED    commit e, in order only
- *  ack(other)       lost        lost                 lost
- *  data lost        INACTIVE    INACTIVE             as link lost, but after
- *                                                    the control connection
- *                                                    had time to say more
- *  link lost        INACTIVE    INACTIVE             release -> UNPROTECTED
- *  peer's disarm    INACTIVE    INACTIVE             release -> UNPROTECTED
- *  peer's failover  INACTIVE    INACTIVE             drop    -> FENCED
- *  cancel, guest    INACTIVE    INACTIVE             disarm, release
- *  shut down                                         -> INACTIVE
+ *  event            SETUP     SYNC       PROTECTED             CLAIMING
+ *  connected        -> SYNC   error      error                 -
+ *  sync_done        error     epoch 1    error                 -
+ *  poll, time up    lost      lost (ack  epoch taken | stall   asks the arbiter
+ *                             late) (1)                        after a cancel
+ *  ack(e)           lost      e=1: ->    commit e, in order    -
+ *                             PROTECTED  only, with the lease
+ *  ack(other)       lost      lost       lost                  -
+ *  data or heart-   lost      lost (2)   as link lost, but     -
+ *  beats' connection                     after the control
+ *  has ended                             connection had time
+ *                                        to say more
+ *  silent, link     INACTIVE  INACTIVE   -> CLAIMING           -
+ *  lost (control)             or (2)
+ *  peer's disarm,   INACTIVE  INACTIVE   release               release, go on
+ *  peer's error                          -> UNPROTECTED
+ *  peer's failover  INACTIVE  as lost    drop -> FENCED        - | FENCED (3)
+ *  claim won        -         -          -                     release, go on
+ *  claim lost       -         -          -                     drop -> FENCED
+ *  claim unknown    -         -          -                     stays, output
+ *                                                              held, told
+ *  cancel, guest    INACTIVE  INACTIVE   disarm -> CLAIMING,   refused, unless
+ *  shut down                  or (2)     asks the arbiter if   forced: goes on
+ *                                        no answer comes
  *
- * Output is held from the moment epoch 1 is taken (still in SYNC), so a loss
- * in SYNC releases it as well.  The disarm message always goes out before
- * the output, so that the backup cannot take over once something that it
- * does not know of has left.
+ * (1) but not while epoch 1 is withheld; (2) CLAIMING if epoch 1 was sent: the
+ * backup may hold it; (3) FENCED if the backup has the claim, or this side has
+ * not asked for it yet.
+ *
+ * Output is held from the moment epoch 1 is taken (still in SYNC) and is
+ * released to nobody but by a commit, or by one of these: the claim is won,
+ * the backup has said that it will never take over (disarm, error), or the
+ * operator vouches for it.
+ *
+ * A commit releases only with the heartbeats' lease: an acknowledgement that
+ * a hung process finds when it wakes up is history by then.
  *
  * Locking: the caller's (the BQL in QEMU) around every call.  All times are
  * in microseconds of one monotonic clock that the caller passes in.
@@ -41,13 +59,14 @@
 #ifndef MIGRATION_FT_PRIMARY_FSM_H
 #define MIGRATION_FT_PRIMARY_FSM_H
 
-#include "qapi/error.h"
+#include "arbiter.h"
 
 typedef enum FtPriState {
     FT_PRI_INACTIVE,
     FT_PRI_SETUP,
     FT_PRI_SYNC,
     FT_PRI_PROTECTED,
+    FT_PRI_CLAIMING,
     FT_PRI_UNPROTECTED,
     FT_PRI_FENCED,
 } FtPriState;
@@ -57,10 +76,13 @@ typedef struct FtPriParams {
     int64_t min_run_us;         /* the guest runs at least this long */
     int64_t ack_timeout_us;     /* oldest epoch unacknowledged: lost */
     int64_t setup_timeout_us;   /* connect and handshake */
+    int64_t disarm_wait_us;     /* for the backup's answer to a disarm, then
+                                 * the arbiter is asked */
     unsigned depth;             /* epochs in flight, 1..FT_PRI_DEPTH_MAX */
 } FtPriParams;
 
 #define FT_PRI_DEPTH_MAX 16
+#define FT_PRI_WHY_MAX  512
 
 /*
  * How long the control connection is listened to before silence, or the end
@@ -80,6 +102,11 @@ typedef struct FtPriOps {
     void (*stall)(void *opaque, bool on);
     /* The backup holds @epoch: its output may leave. */
     void (*commit)(void *opaque, uint64_t epoch);
+    /* Can the backup not have given this side up?  When not, it is said by
+     * ft_pri_lease_renewed() that it is so again. */
+    bool (*leased)(void *opaque);
+    /* Ask the arbiter; the answers come by ft_pri_claimed(). */
+    void (*claim)(void *opaque);
     void (*release_all)(void *opaque);
     void (*drop_all)(void *opaque);
     /* Tell the peer, as far as the link still goes; never waits long. */
@@ -102,6 +129,7 @@ typedef struct FtPri {
     bool full;                  /* a limit was reached: end it now */
     uint64_t taken;             /* last epoch taken, 0: none */
     uint64_t acked;             /* last epoch acknowledged */
+    uint64_t released;          /* last epoch whose output was let out */
     int64_t taken_at[FT_PRI_DEPTH_MAX];
     int64_t epoch_began;        /* the guest runs in it since */
     int64_t setup_began;
@@ -109,7 +137,12 @@ typedef struct FtPri {
     int64_t asked;              /* when the next poll should be, 0: none */
     int64_t grace;              /* the peer is not silent before that */
     bool grace_given;           /* once until the next acknowledgement */
-    int64_t data_lost;          /* when that counts as a loss, 0: it is up */
+    int64_t conn_lost;          /* when one that has ended counts as a loss,
+                                 * 0: they are up */
+    FtPriState after;           /* CLAIMING: what comes if this side goes on */
+    bool claim_asked;           /* the arbiter was */
+    int64_t claim_at;           /* CLAIMING, not asked yet: when it will be */
+    char why[FT_PRI_WHY_MAX];   /* the session ends */
     uint64_t stalls;
     int64_t stall_us;
     uint64_t early_epochs;
@@ -137,13 +170,23 @@ void ft_pri_output_waiting(FtPri *p);
 /* The dirty set or the held output has reached its limit. */
 void ft_pri_output_full(FtPri *p);
 void ft_pri_ack(FtPri *p, uint64_t epoch, int64_t now);
-/* The control connection has ended: nothing more can come from the backup. */
-void ft_pri_link_lost(FtPri *p, const char *reason);
-/* The data connection has ended; poll() draws the conclusion. */
-void ft_pri_data_lost(FtPri *p, int64_t now);
-void ft_pri_peer_disarm(FtPri *p, const char *reason);
-void ft_pri_peer_failover(FtPri *p);
-void ft_pri_cancel(FtPri *p, const char *reason);
+void ft_pri_lease_renewed(FtPri *p);
+/* The backup is lost: silent, or the control connection has ended. */
+void ft_pri_lost(FtPri *p, const char *reason);
+/* Another connection has ended; poll() draws the conclusion. */
+void ft_pri_conn_lost(FtPri *p, const char *reason, int64_t now);
+/* The backup will never take over: it said so (disarm, error). */
+void ft_pri_peer_gone(FtPri *p, const char *reason);
+/* @claimed: the arbiter has given it the next generation. */
+void ft_pri_peer_failover(FtPri *p, bool claimed);
+/* What the arbiter says; @text as in FtClaimFn. */
+void ft_pri_claimed(FtPri *p, FtClaim claim, const char *text);
+/*
+ * End in order: tell the backup and wait for its answer or the arbiter's.
+ * @force: wait for neither.  False: the session is ending already, and only
+ * the arbiter's word is missing.
+ */
+bool ft_pri_cancel(FtPri *p, const char *reason, bool force, int64_t now);
 
 /*
  * ft_pri_poll: do what time demands at @now.

@@ -1,118 +1,41 @@
 /*
- * Fault tolerance: the primary: epoch loop, first copy, acknowledgements
+ * Fault tolerance: the primary: events, first copy, main loop
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Threads and who may touch what:
- *
- *   main loop (BQL)   the state machine, capture, output; all that changes
- *                     the guest.  Being the main loop, it cannot be in the
- *                     middle of a reset or a monitor command at a pause.
- *   setup thread      connects and shakes hands; owns its FtSetup only
- *   sender thread     encodes and sends (sender.c)
- *   ack thread        reads the control connection
- *
- * Threads never take the BQL: they post events, which the main loop works
- * off in a bottom half of the iohandler context (that one does not run in
- * bdrv_drain(), so never inside a pause).
+ * primary-private.h has the threads and their rules.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-sockets.h"
+#include "crypto/random.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "system/cpus.h"
-#include "system/runstate.h"
-#include "migration/global_state.h"
-#include "session.h"
-#include "pause.h"
-#include "primary-fsm.h"
-#include "sender.h"
-#include "trace.h"
+#include "offer.h"
+#include "primary-private.h"
 
 /* The guest runs at least so long between two pauses. */
 #define PRIMARY_MIN_RUN_US      2000
-/* Connecting and the handshake. */
-#define PRIMARY_SETUP_MS        10000
+/* The setup thread has its own deadlines; this is for all of it. */
+#define PRIMARY_SETUP_MS        30000
 /* The first copy ends when so few pages are left: about 2 ms to copy. */
 #define PRIMARY_SYNC_PAGES      2048
 /* ... or when a pass leaves no less than the one before, so often. */
 #define PRIMARY_SYNC_STUCK      3
-/* Exit status of a primary whose backup has taken over. */
-#define PRIMARY_EXIT_FENCED     3
-
-typedef enum EventKind {
-    EV_SYNC_PASS,
-    EV_ACK,
-    EV_LOST,
-    EV_DATA_LOST,
-    EV_DISARM,
-    EV_FAILOVER,
-} EventKind;
-
-typedef struct Event {
-    EventKind kind;
-    uint64_t epoch;
-    uint64_t settled;           /* of an acknowledgement */
-    char *text;
-    QSIMPLEQ_ENTRY(Event) next;
-} Event;
-
-/* What the setup thread owns; outlives the session if that ends first. */
-typedef struct FtSetup {
-    FtPrimary *primary;         /* BQL; NULL: nobody waits any more */
-    SocketAddress *addr;
-    QemuUUID uuid;
-    char *fingerprint;
-    FtLink *data, *control;
-    uint8_t token[16];          /* for further connections */
-    unsigned drives;
-    bool *copied;               /* [drives]: is copied by a connection */
-    QIOChannelSocket **disk;    /* [drives]: of its own, or NULL */
-    Error *err;
-} FtSetup;
-
-struct FtPrimary {
-    FtSession *session;
-    FtPri fsm;
-    FtParams params;
-    FtMachine *machine;
-    FtCapture *capture;
-    FtOutput *output;
-    FtDisks *disks;
-    FtSetup *setup;
-    FtLink *data, *control;
-    QEMUTimer *timer;
-    QEMUBH *bh;
-    bool held;                  /* filters are attached */
-    bool flush_waits;           /* atomic: a flush is parked */
-    bool sync_waits;            /* the first copy waits for the disks */
-    bool last_running;          /* the last image was of a running guest */
-    bool ended;
-    Error *broken;              /* an epoch could not be taken */
-    FtStats stats;
-    int64_t protected_at;
-    /* first copy */
-    uint64_t sync_left;
-    unsigned sync_stuck;
-    int64_t sync_began;
-    uint64_t sync_total;
-    /* between the threads, under lock */
-    QemuMutex lock;
-    QemuCond posted;            /* an event */
-    QSIMPLEQ_HEAD(, Event) events;
-    FtSender *sender;
-    QemuThread acker;           /* there is one when there is a sender */
-};
+/* An orderly end of the process waits for the arbiter at most so long. */
+#define PRIMARY_LEAVE_MS        3000
+#define PRIMARY_PROOF_BYTES     16
 
 /* ---------------------------------------------------------------- events */
 
-static void primary_post_event(FtPrimary *p, Event *ev)
+static void primary_post_event(FtPrimary *p, FtPrimaryEvent *ev)
 {
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_INSERT_TAIL(&p->events, ev, next);
@@ -121,13 +44,13 @@ static void primary_post_event(FtPrimary *p, Event *ev)
     qemu_bh_schedule(p->bh);
 }
 
-static void primary_post(FtPrimary *p, EventKind kind, uint64_t epoch,
-                         const char *text)
+void ft_primary_post(FtPrimary *p, FtPrimaryEventKind kind, uint64_t value,
+                     const char *text)
 {
-    Event *ev = g_new0(Event, 1);
+    FtPrimaryEvent *ev = g_new0(FtPrimaryEvent, 1);
 
     ev->kind = kind;
-    ev->epoch = epoch;
+    ev->value = value;
     ev->text = g_strdup(text);
     primary_post_event(p, ev);
 }
@@ -135,20 +58,14 @@ static void primary_post(FtPrimary *p, EventKind kind, uint64_t epoch,
 static void primary_post_ack(FtPrimary *p, uint64_t epoch,
                              const GByteArray *payload)
 {
-    Event *ev = g_new0(Event, 1);
+    FtPrimaryEvent *ev = g_new0(FtPrimaryEvent, 1);
 
-    ev->kind = EV_ACK;
-    ev->epoch = epoch;
+    ev->kind = FT_PRIMARY_ACK;
+    ev->value = epoch;
     if (payload->len == FT_ACK_SIZE) {
         ev->settled = ldq_be_p(payload->data);
     }
     primary_post_event(p, ev);
-}
-
-static void primary_post_error(FtPrimary *p, Error *err)
-{
-    primary_post(p, EV_LOST, 0, error_get_pretty(err));
-    error_free(err);
 }
 
 static void primary_kick(FtPrimary *p);
@@ -157,12 +74,15 @@ static void primary_kick(FtPrimary *p);
 
 static void sender_pass_done(void *opaque)
 {
-    primary_post(opaque, EV_SYNC_PASS, 0, NULL);
+    ft_primary_post(opaque, FT_PRIMARY_SYNC_PASS, 0, NULL);
 }
 
 static void sender_failed(void *opaque, const char *reason)
 {
-    primary_post(opaque, EV_DATA_LOST, 0, reason);
+    g_autofree char *msg =
+        g_strdup_printf("the data connection was lost: %s", reason);
+
+    ft_primary_post(opaque, FT_PRIMARY_CONN_LOST, 0, msg);
 }
 
 static const FtSenderOps sender_ops = {
@@ -170,7 +90,75 @@ static const FtSenderOps sender_ops = {
     .failed = sender_failed,
 };
 
+/* ------------------------------------------------------------ heartbeats */
+
+static void pulse_silent(void *opaque, const char *reason)
+{
+    FtPrimary *p = opaque;
+    g_autofree char *msg = g_strdup_printf("the backup was lost: %s", reason);
+
+    /* The main loop may be waiting for the backup to take its first copy. */
+    ft_disks_break(p->disks);
+    ft_primary_post(p, FT_PRIMARY_LOST, 0, msg);
+}
+
+static void pulse_lost(void *opaque, const char *reason)
+{
+    FtPrimary *p = opaque;
+    g_autofree char *msg =
+        g_strdup_printf("the connection for heartbeats was lost: %s", reason);
+
+    ft_disks_break(p->disks);
+    ft_primary_post(p, FT_PRIMARY_CONN_LOST, 0, msg);
+}
+
+static void pulse_renewed(void *opaque)
+{
+    ft_primary_post(opaque, FT_PRIMARY_LEASED, 0, NULL);
+}
+
+static const FtPulseOps pulse_ops = {
+    .silent = pulse_silent,
+    .lost = pulse_lost,
+    .renewed = pulse_renewed,
+};
+
 /* -------------------------------------------------- control connection */
+
+/* False with @errp: the backup sends nonsense. */
+static bool control_frame(FtPrimary *p, const FtFrame *f,
+                          const GByteArray *buf, Error **errp)
+{
+    g_autofree char *text = ft_link_text(buf);
+    g_autofree char *msg = NULL;
+
+    switch (f->type) {
+    case FT_FRAME_ACK:
+        if (buf->len && buf->len != FT_ACK_SIZE) {
+            error_setg(errp, "the backup's acknowledgement has %u bytes",
+                       buf->len);
+            return false;
+        }
+        primary_post_ack(p, f->epoch, buf);
+        return true;
+    case FT_FRAME_DISARM:
+        msg = g_strdup_printf("the backup has left in order: %s", text);
+        ft_primary_post(p, FT_PRIMARY_GONE, 0, msg);
+        return true;
+    case FT_FRAME_ERROR:
+        msg = g_strdup_printf("the backup reports: %s", text);
+        ft_primary_post(p, FT_PRIMARY_GONE, 0, msg);
+        return true;
+    case FT_FRAME_FAILOVER:
+        ft_primary_post(p, FT_PRIMARY_FAILOVER, f->flags & FT_FLAG_CLAIMED,
+                        NULL);
+        return true;
+    default:
+        error_setg(errp, "the backup sent a %s frame on the control "
+                   "connection", ft_wire_type_name(f->type));
+        return false;
+    }
+}
 
 static void *acker_thread(void *opaque)
 {
@@ -182,248 +170,16 @@ static void *acker_thread(void *opaque)
     int ret;
 
     rcu_register_thread();
-    while ((ret = ft_link_recv(p->control, &f, buf, &bad, &err)) > 0) {
-        g_autofree char *text = ft_link_text(buf);
-
-        if (f.type == FT_FRAME_ACK && buf->len && buf->len != FT_ACK_SIZE) {
-            error_setg(&err, "the backup's acknowledgement has %u bytes",
-                       buf->len);
-            ret = -1;
-            break;
-        } else if (f.type == FT_FRAME_ACK) {
-            primary_post_ack(p, f.epoch, buf);
-        } else if (f.type == FT_FRAME_DISARM) {
-            g_autofree char *msg =
-                g_strdup_printf("the backup has left in order: %s", text);
-
-            primary_post(p, EV_DISARM, 0, msg);
-        } else if (f.type == FT_FRAME_FAILOVER) {
-            primary_post(p, EV_FAILOVER, 0, NULL);
-        } else if (f.type == FT_FRAME_ERROR) {
-            g_autofree char *msg =
-                g_strdup_printf("the backup reports: %s", text);
-
-            primary_post(p, EV_LOST, 0, msg);
-        } else {
-            error_setg(&err, "the backup sent a %s frame on the control "
-                       "connection", ft_wire_type_name(f.type));
-            ret = -1;
-            break;
-        }
+    while ((ret = ft_link_recv(p->links.control, &f, buf, &bad, &err)) > 0 &&
+           control_frame(p, &f, buf, &err)) {
+        /* the next one */
     }
-    if (ret < 0) {
-        primary_post_error(p, err);
-    } else {
-        primary_post(p, EV_LOST, 0, "the backup closed the connection");
-    }
+    ft_primary_post(p, FT_PRIMARY_LOST, 0, ret ? error_get_pretty(err) :
+                    "the backup closed the connection");
+    error_free(err);
     rcu_unregister_thread();
     return NULL;
 }
-
-/* ------------------------------------------------- the machine's actions */
-
-static bool op_take_epoch(void *opaque, uint64_t epoch)
-{
-    FtPrimary *p = opaque;
-    FtStats *st = &p->stats;
-    int64_t t[6];
-    uint64_t dirty;
-    FtImage *img;
-    FtPauseState ps;
-    bool ok;
-
-    if (!runstate_is_running() && epoch > 1 && !p->last_running) {
-        /* It stands still and the backup has it so: nothing to send. */
-        return false;
-    }
-    img = ft_sender_image(p->sender);
-    img->epoch = epoch;
-    t[0] = ft_now_us();
-    ft_pause_begin(&ps, p->disks);
-    t[1] = ft_now_us();
-    ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
-    dirty = ft_capture_harvest(p->capture);
-    t[2] = ft_now_us();
-    ft_capture_copy(p->capture, img->stage);
-    t[3] = ft_now_us();
-    if (ps.was_running) {
-        global_state_store_running();
-    } else {
-        global_state_store();
-    }
-    ok = ft_capture_check(p->capture, &p->broken) &&
-         ft_devstate_save(img->devices, &p->broken);
-    img->flags = ps.was_running ? FT_FLAG_RUNNING : 0;
-    if (p->params.hash_every && epoch % p->params.hash_every == 0) {
-        img->flags |= FT_FLAG_HASH;
-        img->ram_hash = ft_machine_hash(p->machine);
-    } else {
-        img->ram_hash = 0;
-    }
-    if (ok) {
-        if (epoch == 1) {
-            ok = ft_output_start(p->output, 2, &p->broken);
-            if (ok) {
-                ft_disks_hold(p->disks);
-            }
-            img->on_disk = 0;
-        } else {
-            img->on_disk = ft_disks_seal(p->disks, epoch, &img->journal);
-            ft_output_close(p->output);
-        }
-    }
-    t[4] = ft_now_us();
-    ft_inject(FT_FAULT_POINT_CAPTURED);
-    ft_pause_end(&ps, p->disks);
-    t[5] = ft_now_us();
-
-    if (!ok) {
-        ft_sender_give_back(p->sender, img);
-        return false;
-    }
-    p->last_running = ps.was_running;
-    if (epoch > 1) {
-        /* the first one ends the copy of all RAM and tells nothing */
-        st->epochs++;
-        ft_hist_add(&st->pause, t[5] - t[0]);
-        ft_hist_add(&st->pause_stop, t[1] - t[0]);
-        ft_hist_add(&st->pause_harvest, t[2] - t[1]);
-        ft_hist_add(&st->pause_copy, t[3] - t[2]);
-        ft_hist_add(&st->pause_devices, t[4] - t[3]);
-        ft_hist_add(&st->pause_resume, t[5] - t[4]);
-        ft_hist_add(&st->dirty, dirty);
-    }
-    st->device_bytes = img->devices->len;
-    trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
-    if (epoch == 1) {
-        p->fsm.withheld = ft_disks_finish_copies(p->disks);
-        ft_sender_hold(p->sender, p->fsm.withheld);
-    }
-    ft_sender_queue(p->sender, img);
-    return true;
-}
-
-static void op_stall(void *opaque, bool on)
-{
-    /* The runstate stays: this is no stop that anyone asked for. */
-    if (on) {
-        pause_all_vcpus();
-    } else {
-        resume_all_vcpus();
-    }
-}
-
-static void op_commit(void *opaque, uint64_t epoch)
-{
-    FtPrimary *p = opaque;
-    int64_t us = ft_now_us() - p->fsm.taken_at[epoch % FT_PRI_DEPTH_MAX];
-    Error *err = NULL;
-
-    ft_inject(FT_FAULT_POINT_ACK_RECEIVED);
-    trace_ft_ack(epoch, us);
-    if (epoch > 1) {
-        ft_hist_add(&p->stats.commit, us);
-        if (!ft_output_commit(p->output, epoch, &err)) {
-            error_reportf_err(err, "ft: ");
-        }
-    }
-    ft_inject(FT_FAULT_POINT_RELEASED);
-}
-
-static void op_release_all(void *opaque)
-{
-    FtPrimary *p = opaque;
-    FtPauseState ps;
-
-    /*
-     * A pause, as requests that were parked are submitted again at its end;
-     * there will be no other.
-     */
-    ft_pause_begin(&ps, p->disks);
-    ft_output_release_all(p->output);
-    ft_disks_drain(p->disks);
-    ft_pause_end(&ps, p->disks);
-}
-
-static void op_drop_all(void *opaque)
-{
-    FtPrimary *p = opaque;
-
-    pause_all_vcpus();
-    ft_output_drop_all(p->output);
-}
-
-static void op_send_disarm(void *opaque, const char *reason)
-{
-    FtPrimary *p = opaque;
-
-    if (p->control) {
-        ft_link_try_send(p->control, FT_FRAME_DISARM, 0, reason);
-        /* On both: one of them may be what was lost. */
-        ft_link_try_send(p->data, FT_FRAME_DISARM, 0, reason);
-    }
-}
-
-static void op_send_fenced(void *opaque)
-{
-    FtPrimary *p = opaque;
-
-    ft_link_try_send(p->control, FT_FRAME_FENCED, 0, "");
-}
-
-static void op_end(void *opaque)
-{
-    FtPrimary *p = opaque;
-
-    p->ended = true;
-    timer_del(p->timer);
-    if (p->data) {
-        ft_link_shutdown(p->data);
-        ft_link_shutdown(p->control);
-    }
-}
-
-static void op_state(void *opaque, FtPriState state, const char *reason)
-{
-    static const FtState map[] = {
-        [FT_PRI_INACTIVE] = FT_STATE_INACTIVE,
-        [FT_PRI_SETUP] = FT_STATE_SETUP,
-        [FT_PRI_SYNC] = FT_STATE_SYNC,
-        [FT_PRI_PROTECTED] = FT_STATE_PROTECTED,
-        [FT_PRI_UNPROTECTED] = FT_STATE_UNPROTECTED,
-        [FT_PRI_FENCED] = FT_STATE_FENCED,
-    };
-    FtPrimary *p = opaque;
-
-    if (state == FT_PRI_PROTECTED) {
-        p->protected_at = ft_now_us();
-    }
-    ft_session_state(FT_ROLE_PRIMARY, map[state], reason);
-    if (state == FT_PRI_FENCED) {
-        /*
-         * For good: no monitor command may bring this guest back to life
-         * beside the one on the backup.
-         */
-        error_report("ft: the backup has taken over; this side has stopped "
-                     "its guest and exits");
-        exit(PRIMARY_EXIT_FENCED);
-    }
-    if (p->ended) {
-        ft_session_end();
-    }
-}
-
-static const FtPriOps primary_ops = {
-    .state = op_state,
-    .take_epoch = op_take_epoch,
-    .stall = op_stall,
-    .commit = op_commit,
-    .release_all = op_release_all,
-    .drop_all = op_drop_all,
-    .send_disarm = op_send_disarm,
-    .send_fenced = op_send_fenced,
-    .end = op_end,
-};
 
 /* ------------------------------------------------------- the first copy */
 
@@ -463,62 +219,22 @@ static void sync_pass(FtPrimary *p)
 
 /* --------------------------------------------------------------- set-up */
 
-static void setup_free(FtSetup *su)
+/* The connections are there. */
+static void setup_connected(FtPrimary *p, FtSetup *su)
 {
-    unsigned i;
+    FtHeartParams heart = {
+        .interval_us = p->params.heartbeat_ms * 1000ll,
+        .timeout_us = p->params.timeout_ms * 1000ll,
+    };
 
-    for (i = 0; i < su->drives; i++) {
-        object_unref(OBJECT(su->disk[i]));
-    }
-    g_free(su->copied);
-    g_free(su->disk);
-    if (su->data) {
-        ft_link_shutdown(su->data);
-        ft_link_unref(su->data);
-    }
-    if (su->control) {
-        ft_link_shutdown(su->control);
-        ft_link_unref(su->control);
-    }
-    qapi_free_SocketAddress(su->addr);
-    g_free(su->fingerprint);
-    error_free(su->err);
-    g_free(su);
-}
-
-static void setup_done(void *opaque)
-{
-    FtSetup *su = opaque;
-    FtPrimary *p = su->primary;
-    unsigned i;
-
-    if (!p) {
-        setup_free(su);
-        return;
-    }
-    p->setup = NULL;
-    if (su->err) {
-        ft_pri_link_lost(&p->fsm, error_get_pretty(su->err));
-        setup_free(su);
-        return;
-    }
-    for (i = 0; i < su->drives && !su->err; i++) {
-        if (su->disk[i]) {
-            ft_disks_copy_start(p->disks, i, su->disk[i], &su->err);
-        }
-    }
-    if (su->err) {
-        ft_pri_link_lost(&p->fsm, error_get_pretty(su->err));
-        setup_free(su);
-        return;
-    }
-    p->data = g_steal_pointer(&su->data);
-    p->control = g_steal_pointer(&su->control);
-    setup_free(su);
+    p->links = su->links;
+    su->links = (FtLinks) { 0 };
     /* In the first copy no acknowledgement is due that could be late. */
-    ft_link_set_timeout(p->data, p->params.ack_timeout_ms);
+    ft_link_set_timeout(p->links.data, p->params.ack_timeout_ms);
 
-    p->sender = ft_sender_new(p->data, p->capture, &sender_ops, p);
+    p->sender = ft_sender_new(p->links.data, p->capture, &sender_ops, p);
+    p->pulse = ft_pulse_new(p->links.heart, &heart,
+                            p->params.stuck_ms * 1000ll, &pulse_ops, p);
     qemu_thread_create(&p->acker, "ft-ack", acker_thread, p,
                        QEMU_THREAD_JOINABLE);
     p->sync_began = ft_now_us();
@@ -527,22 +243,108 @@ static void setup_done(void *opaque)
     primary_kick(p);
 }
 
-static void *setup_thread(void *opaque)
+void ft_primary_setup_done(FtPrimary *p, FtSetup *su)
 {
-    FtSetup *su = opaque;
     unsigned i;
 
-    ft_link_open_pair(su->addr, &su->uuid, FT_FEATURE_HASH, su->fingerprint,
-                      PRIMARY_SETUP_MS, &su->data, &su->control, su->token,
-                      &su->err);
+    p->setup = NULL;
     for (i = 0; i < su->drives && !su->err; i++) {
-        if (su->copied[i]) {
-            su->disk[i] = ft_link_open_disk(su->addr, &su->uuid, su->token, i,
-                                            PRIMARY_SETUP_MS, &su->err);
+        if (su->disk[i]) {
+            ft_disks_copy_start(p->disks, i, su->disk[i], &su->err);
         }
     }
-    ft_main_loop(setup_done, su);
-    return NULL;
+    if (su->err) {
+        ft_pri_lost(&p->fsm, error_get_pretty(su->err));
+    } else {
+        setup_connected(p, su);
+    }
+}
+
+static char *random_hex(void)
+{
+    uint8_t bytes[PRIMARY_PROOF_BYTES];
+    GString *s = g_string_new(NULL);
+    unsigned i;
+
+    qcrypto_random_bytes(bytes, sizeof(bytes), &error_fatal);
+    for (i = 0; i < sizeof(bytes); i++) {
+        g_string_append_printf(s, "%02x", bytes[i]);
+    }
+    return g_string_free(s, false);
+}
+
+/* Which arbiter: what was asked for, or by the shared images. */
+static bool primary_arbiter(FtPrimary *p, const FtProtectOptions *opt,
+                            FtOffer *offer, Error **errp)
+{
+    FtArbiterParams params = { 0 };
+    bool ok;
+
+    if (opt->arbiter_set) {
+        ft_arbiter_params_copy(&params, &opt->arbiter);
+        ok = ft_params_secrets(&params, errp);
+    } else {
+        params.kind = FT_ARBITER_FILE;
+        params.where = ft_disks_directory(p->disks, -1, &offer->image, errp);
+        ok = params.where;
+    }
+    if (ok) {
+        offer->arbiter.kind = params.kind;
+        offer->arbiter.where = g_strdup(params.where);
+        ft_session_set_arbiter(p->session, &params);
+    }
+    ft_arbiter_params_clear(&params);
+    return ok;
+}
+
+static bool primary_setup(FtPrimary *p, const SocketAddress *addr,
+                          const FtProtectOptions *opt, Error **errp)
+{
+    FtOffer offer = {
+        .image = -1,
+        .heartbeat_ms = p->params.heartbeat_ms,
+        .timeout_ms = p->params.timeout_ms,
+    };
+    g_autofree char *drives = ft_disks_describe(p->disks);
+    g_autofree char *text = NULL;
+    g_autofree char *proof = random_hex();
+    FtTls *tls;
+    FtSetup *su;
+    unsigned i;
+
+    if (!ft_tls_new(QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT, &tls, errp)) {
+        return false;
+    }
+    if (!primary_arbiter(p, opt, &offer, errp)) {
+        ft_tls_free(tls);
+        return false;
+    }
+    pstrcpy(offer.proof, sizeof(offer.proof), proof);
+    text = ft_offer_write(&offer);
+    ft_offer_clear(&offer);
+
+    su = g_new0(FtSetup, 1);
+    su->primary = p;
+    su->addr = QAPI_CLONE(SocketAddress, addr);
+    su->tls = tls;
+    su->uuid = p->session->uuid;
+    su->generation = p->session->generation;
+    su->arbiter = ft_arbiter_ref(p->session->arbiter);
+    su->proof = g_steal_pointer(&proof);
+    su->user_timeout_ms = p->params.ack_timeout_ms;
+    su->heart_timeout_ms = p->params.timeout_ms;
+    su->fingerprint = g_strconcat(p->machine->fingerprint, FT_OFFER_MARK,
+                                  text, FT_DISKS_MARK, drives, NULL);
+    su->drives = ft_disks_copy_count(p->disks);
+    su->copied = g_new0(bool, su->drives);
+    su->disk = g_new0(QIOChannelSocket *, su->drives);
+    for (i = 0; i < su->drives; i++) {
+        su->copied[i] = ft_disks_is_copied(p->disks, i);
+    }
+    p->setup = su;
+    ft_pri_start(&p->fsm, ft_now_us());
+    ft_setup_start(su);
+    return true;
 }
 
 /* ------------------------------------------------------------- main loop */
@@ -559,7 +361,7 @@ static void primary_kick(FtPrimary *p)
     if (p->broken && !p->ended) {
         g_autofree char *msg = g_strdup(error_get_pretty(p->broken));
 
-        ft_pri_link_lost(&p->fsm, msg);
+        ft_pri_lost(&p->fsm, msg);
     }
     if (p->ended) {
         return;
@@ -576,11 +378,47 @@ static void primary_timer(void *opaque)
     primary_kick(opaque);
 }
 
+static void primary_event(FtPrimary *p, const FtPrimaryEvent *ev)
+{
+    int64_t now = ft_now_us();
+
+    switch (ev->kind) {
+    case FT_PRIMARY_SYNC_PASS:
+        if (p->fsm.state == FT_PRI_SYNC) {
+            sync_pass(p);
+        }
+        break;
+    case FT_PRIMARY_ACK:
+        ft_disks_backup_settled(p->disks, ev->settled);
+        ft_pri_ack(&p->fsm, ev->value, now);
+        break;
+    case FT_PRIMARY_LOST:
+        ft_pri_lost(&p->fsm, ev->text);
+        break;
+    case FT_PRIMARY_CONN_LOST:
+        ft_pri_conn_lost(&p->fsm, ev->text, now);
+        break;
+    case FT_PRIMARY_GONE:
+        ft_pri_peer_gone(&p->fsm, ev->text);
+        break;
+    case FT_PRIMARY_FAILOVER:
+        ft_pri_peer_failover(&p->fsm, ev->value);
+        break;
+    case FT_PRIMARY_LEASED:
+        ft_pri_lease_renewed(&p->fsm);
+        ft_disks_kick(p->disks);
+        break;
+    case FT_PRIMARY_CLAIM:
+        ft_pri_claimed(&p->fsm, ev->value, ev->text);
+        break;
+    }
+}
+
 static void primary_bh(void *opaque)
 {
     FtPrimary *p = opaque;
-    QSIMPLEQ_HEAD(, Event) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
-    Event *ev;
+    QSIMPLEQ_HEAD(, FtPrimaryEvent) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
+    FtPrimaryEvent *ev;
 
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_CONCAT(&todo, &p->events);
@@ -589,30 +427,19 @@ static void primary_bh(void *opaque)
         ft_pri_output_full(&p->fsm);
     }
     QSIMPLEQ_FOREACH(ev, &todo, next) {
-        if (ev->kind == EV_FAILOVER && !p->ended) {
+        if (ev->kind == FT_PRIMARY_FAILOVER && !p->ended) {
             /*
              * The backup takes over: acknowledgements from before that are
              * in this batch too if this process hung, and what they would
              * release is history by now.
              */
-            ft_pri_peer_failover(&p->fsm);
+            primary_event(p, ev);
         }
     }
     while ((ev = QSIMPLEQ_FIRST(&todo))) {
         QSIMPLEQ_REMOVE_HEAD(&todo, next);
-        if (p->ended) {
-            /* what comes after the end is no news */
-        } else if (ev->kind == EV_SYNC_PASS) {
-            sync_pass(p);
-        } else if (ev->kind == EV_ACK) {
-            ft_disks_backup_settled(p->disks, ev->settled);
-            ft_pri_ack(&p->fsm, ev->epoch, ft_now_us());
-        } else if (ev->kind == EV_LOST) {
-            ft_pri_link_lost(&p->fsm, ev->text);
-        } else if (ev->kind == EV_DATA_LOST) {
-            ft_pri_data_lost(&p->fsm, ft_now_us());
-        } else if (ev->kind == EV_DISARM) {
-            ft_pri_peer_disarm(&p->fsm, ev->text);
+        if (!p->ended && ev->kind != FT_PRIMARY_FAILOVER) {
+            primary_event(p, ev);
         }
         g_free(ev->text);
         g_free(ev);
@@ -677,7 +504,7 @@ static void disks_copied(void *opaque)
     }
     if (!ft_disks_sample(p->disks, samples, &err)) {
         g_byte_array_unref(samples);
-        ft_pri_link_lost(&p->fsm, error_get_pretty(err));
+        ft_pri_lost(&p->fsm, error_get_pretty(err));
         error_free(err);
         primary_kick(p);
         return;
@@ -697,27 +524,31 @@ static void disks_failed(void *opaque, const char *reason)
     FtPrimary *p = opaque;
 
     if (!p->ended) {
-        ft_pri_link_lost(&p->fsm, reason);
+        ft_pri_lost(&p->fsm, reason);
         primary_kick(p);
     }
 }
 
+static bool disks_leased(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    return !p->pulse || ft_pulse_leased(p->pulse);
+}
+
 static const FtDisksOps disks_ops = {
     .parked = disks_flush_waits,
+    .leased = disks_leased,
     .ready = disks_ready,
     .copied = disks_copied,
     .failed = disks_failed,
 };
 
 FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
-                          const FtDisksParams *disks, Error **errp)
+                          const FtProtectOptions *opt, Error **errp)
 {
     FtPriParams params;
     FtPrimary *p = g_new0(FtPrimary, 1);
-    g_autofree char *drives = NULL;
-    QemuThread thread;
-    FtSetup *su;
-    unsigned i;
 
     p->session = s;
     p->params = *ft_params();
@@ -734,51 +565,36 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
         .epoch_us = p->params.epoch_us,
         .min_run_us = PRIMARY_MIN_RUN_US,
         .ack_timeout_us = p->params.ack_timeout_ms * 1000ll,
-        .setup_timeout_us = (PRIMARY_SETUP_MS + 2000) * 1000ll,
+        .setup_timeout_us = PRIMARY_SETUP_MS * 1000ll,
+        .disarm_wait_us = p->params.timeout_ms * 1000ll,
         .depth = p->params.depth,
     };
-    ft_pri_init(&p->fsm, &primary_ops, p, &params);
+    ft_pri_init(&p->fsm, &ft_primary_ops, p, &params);
 
     p->held = ft_hold_attach(p->output, errp);
     if (!p->held) {
-        ft_primary_free(p);
-        return NULL;
+        goto fail;
     }
-    p->disks = ft_disks_new(disks, &disks_ops, p, errp);
+    p->disks = ft_disks_new(&opt->disks, &disks_ops, p, errp);
     if (!p->disks) {
-        ft_primary_free(p);
-        return NULL;
+        goto fail;
     }
     ft_disks_provide(p->disks, p->output);
     p->capture = ft_capture_new(p->machine, errp);
-    if (!p->capture) {
-        ft_primary_free(p);
-        return NULL;
+    if (!p->capture || !primary_setup(p, addr, opt, errp)) {
+        goto fail;
     }
-    su = g_new0(FtSetup, 1);
-    su->primary = p;
-    su->addr = QAPI_CLONE(SocketAddress, addr);
-    su->uuid = s->uuid;
-    drives = ft_disks_describe(p->disks);
-    su->fingerprint = g_strconcat(p->machine->fingerprint, FT_DISKS_MARK,
-                                  drives, NULL);
-    su->drives = ft_disks_copy_count(p->disks);
-    su->copied = g_new0(bool, su->drives);
-    su->disk = g_new0(QIOChannelSocket *, su->drives);
-    for (i = 0; i < su->drives; i++) {
-        su->copied[i] = ft_disks_is_copied(p->disks, i);
-    }
-    p->setup = su;
-    ft_pri_start(&p->fsm, ft_now_us());
-    qemu_thread_create(&thread, "ft-setup", setup_thread, su,
-                       QEMU_THREAD_DETACHED);
     primary_kick(p);
     return p;
+
+fail:
+    ft_primary_free(p);
+    return NULL;
 }
 
 void ft_primary_free(FtPrimary *p)
 {
-    Event *ev, *next;
+    FtPrimaryEvent *ev, *next;
 
     if (!p) {
         return;
@@ -787,17 +603,18 @@ void ft_primary_free(FtPrimary *p)
     if (p->setup) {
         p->setup->primary = NULL;
     }
+    if (p->session->arbiter) {
+        ft_arbiter_quiet(p->session->arbiter);
+    }
     if (p->sender) {
         /* They never take the BQL, and the shutdown ends their I/O. */
-        ft_link_shutdown(p->data);
-        ft_link_shutdown(p->control);
+        ft_links_shutdown(&p->links);
         ft_sender_free(p->sender);
         qemu_thread_join(&p->acker);
+        /* The drives may still ask for the lease: they need it no more. */
+        ft_pulse_free(g_steal_pointer(&p->pulse));
     }
-    if (p->data) {
-        ft_link_unref(p->data);
-        ft_link_unref(p->control);
-    }
+    ft_links_clear(&p->links);
     qemu_bh_delete(p->bh);
     timer_free(p->timer);
     if (p->held) {
@@ -817,38 +634,62 @@ void ft_primary_free(FtPrimary *p)
     g_free(p);
 }
 
-void ft_primary_cancel(FtPrimary *p, const char *reason)
+bool ft_primary_cancel(FtPrimary *p, const char *reason, bool force)
 {
-    ft_pri_cancel(&p->fsm, reason);
+    bool ok = ft_pri_cancel(&p->fsm, reason, force, ft_now_us());
+
+    primary_kick(p);
+    return ok;
 }
 
-/* Work off events until none is in flight; the main loop does not run. */
+/* Wait for an event, at most until @until, and work it off: the main loop
+ * does not run any more. */
+static void primary_await(FtPrimary *p, int64_t until)
+{
+    int64_t next = MIN(until, ft_pri_poll(&p->fsm, ft_now_us()));
+    int64_t ms = (next - ft_now_us()) / 1000 + 1;
+
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        if (QSIMPLEQ_EMPTY(&p->events) && ms > 0) {
+            qemu_cond_timedwait(&p->posted, &p->lock, ms);
+        }
+    }
+    primary_bh(p);
+}
+
+/* Until no epoch is in flight; false if it does not come to that. */
 static bool primary_await_acks(FtPrimary *p, int64_t until)
 {
     while (!p->ended && p->fsm.state == FT_PRI_PROTECTED &&
            ft_pri_in_flight(&p->fsm)) {
-        int64_t left = (until - ft_now_us()) / 1000;
-
-        if (left <= 0) {
+        if (ft_now_us() >= until) {
             return false;
         }
-        WITH_QEMU_LOCK_GUARD(&p->lock) {
-            if (QSIMPLEQ_EMPTY(&p->events)) {
-                qemu_cond_timedwait(&p->posted, &p->lock, left);
-            }
-        }
-        primary_bh(p);
+        primary_await(p, until);
     }
     return !p->ended && p->fsm.state == FT_PRI_PROTECTED;
 }
 
-void ft_primary_finish(FtPrimary *p)
+void ft_primary_leave(FtPrimary *p, const char *reason)
 {
     int64_t until = ft_now_us() + p->params.ack_timeout_ms * 1000ll;
 
     if (primary_await_acks(p, until) &&
         ft_pri_take_now(&p->fsm, ft_now_us())) {
         primary_await_acks(p, until);
+    }
+    if (!p->ended) {
+        ft_pri_cancel(&p->fsm, reason, false, ft_now_us());
+    }
+    until = ft_now_us() + (p->params.timeout_ms + PRIMARY_LEAVE_MS) * 1000ll;
+    while (!p->ended && ft_now_us() < until) {
+        primary_await(p, until);
+    }
+    if (!p->ended) {
+        warn_report("ft: neither the backup nor the arbiter has answered: "
+                    "what the guest sent and wrote last is dropped, and the "
+                    "backup may go on from before");
+        ft_output_drop_all(p->output);
     }
 }
 
@@ -864,76 +705,3 @@ bool ft_primary_blocks(FtPrimary *p)
     return !p->ended;
 }
 
-/* ---------------------------------------------------------------- status */
-
-static FtHistogram *primary_hist(const FtHist *h)
-{
-    FtHistogram *q = g_new0(FtHistogram, 1);
-
-    q->count = h->count;
-    q->mean = ft_hist_mean(h);
-    q->p50 = ft_hist_quantile(h, 500);
-    q->p99 = ft_hist_quantile(h, 990);
-    q->max = h->max;
-    return q;
-}
-
-void ft_primary_query(FtPrimary *p, FtStatus *st)
-{
-    const FtStats *s = &p->stats;
-    int64_t now = ft_now_us();
-    FtOutputStats out;
-
-    ft_output_stats(p->output, &out);
-    st->has_epoch = st->has_committed = st->has_in_flight = true;
-    st->epoch = p->fsm.taken;
-    st->committed = p->fsm.acked;
-    st->in_flight = ft_pri_in_flight(&p->fsm);
-    st->epoch_us = p->params.epoch_us;
-    if (p->sync_total) {
-        uint64_t sent = ft_sender_sync_pages(p->sender);
-        bool over = p->fsm.state != FT_PRI_SYNC;
-        int64_t us = (over ? p->protected_at : now) - p->sync_began;
-
-        st->has_sync_percent = st->has_sync_rate = true;
-        st->sync_percent = over ? 100 : MIN(99, sent * 100 / p->sync_total);
-        st->sync_rate = us > 0 ? sent * FT_PAGE_SIZE * 1000000 / us : 0;
-    }
-    if (p->fsm.state == FT_PRI_PROTECTED) {
-        st->has_epochs_per_second = true;
-        st->epochs_per_second = s->epochs * 1e6 /
-                                MAX(now - p->protected_at, 1);
-        st->has_dirty_mean = st->has_dirty_p99 = true;
-        st->dirty_mean = ft_hist_mean(&s->dirty);
-        st->dirty_p99 = ft_hist_quantile(&s->dirty, 990);
-        st->has_device_bytes = true;
-        st->device_bytes = s->device_bytes;
-        st->pause = g_new0(FtPause, 1);
-        st->pause->total = primary_hist(&s->pause);
-        st->pause->stop = primary_hist(&s->pause_stop);
-        st->pause->harvest = primary_hist(&s->pause_harvest);
-        st->pause->copy = primary_hist(&s->pause_copy);
-        st->pause->devices = primary_hist(&s->pause_devices);
-        st->pause->resume = primary_hist(&s->pause_resume);
-        st->commit = primary_hist(&s->commit);
-    }
-    ft_disks_query(p->disks, st);
-    st->has_held_packets = st->has_held_bytes = true;
-    st->held_packets = out.held_items;
-    st->held_bytes = out.held_bytes;
-    st->has_released_packets = true;
-    st->released_packets = out.released_items;
-    st->has_early_epochs = st->has_stalls = st->has_stall_us = true;
-    st->early_epochs = p->fsm.early_epochs;
-    st->stalls = p->fsm.stalls;
-    st->stall_us = p->fsm.stall_us;
-    if (p->sender) {
-        const FtEncodeStats *encoded = ft_sender_encoded(p->sender);
-
-        st->has_pages_zero = st->has_pages_raw = true;
-        st->pages_zero = encoded->pages[FT_PAGE_ZERO];
-        st->pages_raw = encoded->pages[FT_PAGE_RAW];
-        st->has_wire_bytes = true;
-        st->wire_bytes = ft_link_bytes_sent(p->data);
-    }
-}

@@ -64,8 +64,11 @@ static const struct {
     [FT_FRAME_SAMPLES] = { "SAMPLES", 0, FT_WIRE_PAYLOAD_MAX, 0 },
     [FT_FRAME_ACK] = { "ACK", 0, FT_ACK_SIZE, 0 },
     [FT_FRAME_DISARM] = { "DISARM", 0, FT_WIRE_TEXT_MAX, 0 },
-    [FT_FRAME_FAILOVER] = { "FAILOVER", 0, FT_WIRE_TEXT_MAX, 0 },
+    [FT_FRAME_FAILOVER] = { "FAILOVER", 0, FT_WIRE_TEXT_MAX,
+                            FT_FLAG_CLAIMED },
     [FT_FRAME_FENCED] = { "FENCED", 0, FT_WIRE_TEXT_MAX, 0 },
+    [FT_FRAME_HEARTBEAT] = { "HEARTBEAT", FT_HEARTBEAT_SIZE,
+                             FT_HEARTBEAT_SIZE, 0 },
     [FT_FRAME_ERROR] = { "ERROR", 0, FT_WIRE_PAYLOAD_MAX, 0 },
 };
 
@@ -238,11 +241,11 @@ bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
         return false;
     }
     channel = ldl_be_p(buf + HELLO_CHANNEL);
-    if (channel != FT_CHANNEL_DATA && channel != FT_CHANNEL_CONTROL &&
-        channel != FT_CHANNEL_DISK) {
+    if (channel < FT_CHANNEL_DATA || channel > FT_CHANNEL_HEART) {
         error_setg(errp, "hello is for channel %" PRIu32 ", known are %u "
-                   "(data), %u (control) and %u (disk)", channel,
-                   FT_CHANNEL_DATA, FT_CHANNEL_CONTROL, FT_CHANNEL_DISK);
+                   "(data), %u (control), %u (disk) and %u (heartbeats)",
+                   channel, FT_CHANNEL_DATA, FT_CHANNEL_CONTROL,
+                   FT_CHANNEL_DISK, FT_CHANNEL_HEART);
         return false;
     }
     drive = ldl_be_p(buf + HELLO_DRIVE);
@@ -260,6 +263,27 @@ bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
     h->features = ldq_be_p(buf + HELLO_FEATURES);
     h->generation = ldq_be_p(buf + HELLO_GENERATION);
     h->drive = drive;
+    return true;
+}
+
+void ft_wire_put_heartbeat(uint8_t *buf, const FtHeartbeat *h)
+{
+    stq_be_p(buf, h->number);
+    stq_be_p(buf + 8, h->echo);
+}
+
+bool ft_wire_get_heartbeat(const uint8_t *buf, size_t len, FtHeartbeat *h,
+                           Error **errp)
+{
+    if (len != FT_HEARTBEAT_SIZE) {
+        error_setg(errp, "heartbeat has %zu bytes, it must have %u", len,
+                   FT_HEARTBEAT_SIZE);
+        return false;
+    }
+    *h = (FtHeartbeat) {
+        .number = ldq_be_p(buf),
+        .echo = ldq_be_p(buf + 8),
+    };
     return true;
 }
 

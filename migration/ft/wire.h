@@ -45,9 +45,12 @@ typedef enum FtFrameType {
                                  * nothing, or FT_ACK_SIZE bytes: the last
                                  * epoch that is on the backup's own images */
     FT_FRAME_DISARM = 17,       /* both: orderly end, do not take over;
-                                 * the primary says it on data, too */
+                                 * the primary says it on data, too, and the
+                                 * backup answers it with its own */
     FT_FRAME_FAILOVER = 18,     /* b->p: stop for good, I take over */
     FT_FRAME_FENCED = 19,       /* p->b: I have stopped for good */
+    /* heartbeat channel, both ways */
+    FT_FRAME_HEARTBEAT = 20,    /* FtHeartbeat */
     /* either channel */
     FT_FRAME_ERROR = 24,        /* text: why the sender ends the session */
 } FtFrameType;
@@ -58,6 +61,9 @@ typedef enum FtFrameType {
 #define FT_FLAG_RUNNING     0x0002  /* the guest was running */
 #define FT_FLAG_HASH        0x0004  /* ram_hash/dev_hash are filled in */
 #define FT_FLAG_ALL         0x0007
+/* flag of FAILOVER */
+#define FT_FLAG_CLAIMED     0x0008  /* the arbiter has given me the next
+                                     * generation */
 
 typedef struct FtFrame {
     FtFrameType type;
@@ -86,8 +92,8 @@ void ft_wire_put_header(uint8_t *buf, const FtFrame *f);
  * header CRC, unknown type, flags that are unknown or not for the type (they
  * are listed above by type; the other types have none), a length over the
  * limit of the type (DISARM, FAILOVER, FENCED, READY carry at most
- * FT_WIRE_TEXT_MAX bytes; ACK at most FT_ACK_SIZE; EPOCH_END exactly
- * FT_EPOCH_END_SIZE; HELLO and WELCOME exactly FT_HELLO_SIZE; the others
+ * FT_WIRE_TEXT_MAX bytes; ACK at most FT_ACK_SIZE; HEARTBEAT exactly
+ * FT_HEARTBEAT_SIZE; EPOCH_END exactly FT_EPOCH_END_SIZE; HELLO and WELCOME exactly FT_HELLO_SIZE; the others
  * FT_WIRE_PAYLOAD_MAX).
  * @f is left alone when it returns false.
  */
@@ -109,6 +115,7 @@ typedef enum FtChannelKind {
     FT_CHANNEL_DATA = 1,
     FT_CHANNEL_CONTROL = 2,
     FT_CHANNEL_DISK = 3,        /* after WELCOME it is NBD's, see copy.h */
+    FT_CHANNEL_HEART = 4,       /* heartbeats */
 } FtChannelKind;
 
 #define FT_HELLO_SIZE 64
@@ -136,6 +143,17 @@ bool ft_wire_get_hello(const uint8_t *buf, size_t len, FtHello *h,
                        Error **errp);
 
 #define FT_ACK_SIZE 8
+
+#define FT_HEARTBEAT_SIZE 16
+
+typedef struct FtHeartbeat {
+    uint64_t number;        /* from 1, one more each time */
+    uint64_t echo;          /* the highest that came from the peer, 0: none */
+} FtHeartbeat;
+
+void ft_wire_put_heartbeat(uint8_t *buf, const FtHeartbeat *h);
+bool ft_wire_get_heartbeat(const uint8_t *buf, size_t len, FtHeartbeat *h,
+                           Error **errp);
 
 #define FT_EPOCH_END_SIZE 64
 

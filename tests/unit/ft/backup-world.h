@@ -1,5 +1,5 @@
 /*
- * For test-ft-backup.c: a backup's state machine and what it asks for
+ * For test-ft-backup*.c: a backup's state machine and what it asks for
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -18,8 +18,10 @@
 
 /* What the machine asked for, in order, as text:
  * p stage pages, P apply now, v stage devices, j stage disk records, s keep
- * samples, a1 ack, A1 apply (A1! failed), x drop the open epoch, F failover,
- * T1 take over from 1, O / E discard in order / by an error, >name new state */
+ * samples, a1 ack, A1 apply (A1! failed), x drop the open epoch, d disarm,
+ * F failover, F! and it is claimed, C ask the arbiter, T1 take over from 1,
+ * O / E / L discard in order / by an error / as the claim is lost, >name new
+ * state */
 typedef struct World {
     FtBak b;
     GString *log;
@@ -31,6 +33,7 @@ typedef struct World {
     uint64_t journal_records;   /* that stage_journal finds */
     uint64_t kept;              /* of these, for the open epoch */
     uint64_t on_disk;           /* what the next EPOCH_END says */
+    const FtClaim *at_once;     /* the arbiter's answer */
 } World;
 
 static void G_GNUC_PRINTF(2, 3) say(World *w, const char *fmt, ...)
@@ -158,9 +161,34 @@ static void on_drop(void *opaque)
     w->kept = 0;
 }
 
-static void on_failover(void *opaque)
+static void on_disarm(void *opaque)
 {
-    say(opaque, "F");
+    World *w = opaque;
+
+    /* The primary goes on when it hears this. */
+    g_assert_true(ft_bak_may_disarm(&w->b));
+    say(w, "d");
+}
+
+static void on_failover(void *opaque, bool claimed)
+{
+    World *w = opaque;
+
+    g_assert_false(ft_bak_may_disarm(&w->b));
+    g_assert_false(w->b.control_lost);
+    say(w, claimed ? "F!" : "F");
+}
+
+static void on_claim(void *opaque)
+{
+    World *w = opaque;
+
+    g_assert_cmpint(w->b.state, ==, FT_BAK_CLAIMING);
+    g_assert_cmpuint(w->kept, ==, 0);
+    say(w, "C");
+    if (w->at_once) {
+        ft_bak_claimed(&w->b, *w->at_once, "at once", w->now);
+    }
 }
 
 static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
@@ -174,10 +202,11 @@ static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
     say(w, "T%" PRIu64, epoch);
 }
 
-static void on_discard(void *opaque, bool orderly, const char *reason)
+static void on_discard(void *opaque, FtBakEnd end, const char *reason)
 {
     g_assert_nonnull(reason);
-    say(opaque, orderly ? "O" : "E");
+    say(opaque, end == FT_BAK_END_ORDERLY ? "O" :
+        end == FT_BAK_END_LOST ? "L" : "E");
 }
 
 static const FtBakOps ops = {
@@ -190,7 +219,9 @@ static const FtBakOps ops = {
     .ack = on_ack,
     .apply = on_apply,
     .drop_open = on_drop,
+    .send_disarm = on_disarm,
     .send_failover = on_failover,
+    .claim = on_claim,
     .takeover = on_takeover,
     .discard = on_discard,
 };
@@ -292,15 +323,24 @@ static void whole_epoch(World *w)
     g_assert_null(good_end(w));
 }
 
+/* Where a table row begins. */
 typedef enum From {
     WAITING,
     SYNC,
     SYNC_OPEN,      /* epoch 1 has begun */
+    SYNC_ENDED,     /* ... and the data connection has ended */
+    SYNC_HEART,     /* as SYNC_OPEN, the heartbeats' connection has */
     STANDBY,        /* 1 is committed */
     STANDBY_OPEN,   /* 2 has begun */
-    ASKED,          /* the operator wants it, the primary has not answered */
-    DATA_LOST,
+    HEART_LOST,     /* ... and one of these has ended */
     CONTROL_LOST,
+    ASKED,          /* the operator wants it, the arbiter has not answered */
+    CLAIM_DATA,     /* the data connection was lost */
+    CLAIM_BOTH,     /* the control connection, too */
+    CLAIM_SILENT,   /* the heartbeats were */
+    CLAIM_UNKNOWN,  /* as ASKED, the arbiter is out of reach */
+    WON,            /* as ASKED, the primary has not answered yet */
+    FORCED,         /* ... and nobody has asked the arbiter */
     TAKEOVER,
     UNPROTECTED,
     DISCARDED,
@@ -308,8 +348,10 @@ typedef enum From {
 } From;
 
 static const char *const from_name[] = {
-    "waiting", "sync", "sync, 1 open", "standby", "standby, 2 open", "asked",
-    "data lost", "control lost", "takeover", "unprotected", "discarded",
+    "waiting", "sync", "sync, 1 open", "sync, data lost", "sync, heart lost",
+    "standby", "standby, 2 open", "heart lost", "control lost", "asked",
+    "claim: data", "claim: both", "claim: silent", "claim unknown", "won",
+    "forced", "takeover", "unprotected", "discarded",
 };
 
 static World *world_at(From from)
@@ -326,6 +368,12 @@ static World *world_at(From from)
         g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 1, 50, NULL));
         g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 1, 60, NULL));
     }
+    if (from == SYNC_ENDED) {
+        ft_bak_data_lost(b, w->now);
+    }
+    if (from == SYNC_HEART) {
+        ft_bak_heart_lost(b, w->now);
+    }
     if (from >= STANDBY) {
         g_assert_null(good_end(w));
         g_assert_cmpint(b->state, ==, FT_BAK_STANDBY);
@@ -335,18 +383,36 @@ static World *world_at(From from)
         g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 2, 50, NULL));
         g_assert_null(frame(w, FT_FRAME_JOURNAL, 0, 2, 60, NULL));
     }
-    if (from == ASKED) {
-        g_assert_true(ft_bak_failover(b, w->now, &error_abort));
+    if (from == HEART_LOST) {
+        ft_bak_heart_lost(b, w->now);
     }
-    if (from == DATA_LOST) {
+    if (from == CONTROL_LOST || from == CLAIM_BOTH) {
+        ft_bak_control_lost(b, w->now);
+    }
+    if (from == ASKED || from == CLAIM_UNKNOWN || from == WON) {
+        g_assert_true(ft_bak_failover(b, false, w->now, &error_abort));
+    }
+    if (from == CLAIM_DATA || from == CLAIM_BOTH) {
         ft_bak_data_lost(b, w->now);
     }
-    if (from == CONTROL_LOST) {
-        ft_bak_control_lost(b, w->now);
+    if (from == CLAIM_SILENT) {
+        ft_bak_silent(b, "the primary is silent", w->now);
+    }
+    if (from == CLAIM_UNKNOWN) {
+        ft_bak_claimed(b, FT_CLAIM_UNKNOWN, "no route to it", w->now);
+    }
+    if (from == WON) {
+        ft_bak_claimed(b, FT_CLAIM_WON, "", w->now);
+    }
+    if (from == FORCED) {
+        g_assert_true(ft_bak_failover(b, true, w->now, &error_abort));
+    }
+    if (from >= ASKED && from <= FORCED) {
+        g_assert_cmpint(b->state, ==, FT_BAK_CLAIMING);
     }
     if (from == TAKEOVER || from == UNPROTECTED) {
-        ft_bak_data_lost(b, w->now);
-        ft_bak_control_lost(b, w->now);
+        ft_bak_silent(b, "the primary is silent", w->now);
+        ft_bak_claimed(b, FT_CLAIM_WON, "", w->now);
         g_assert_cmpint(b->state, ==, FT_BAK_TAKEOVER);
     }
     if (from == UNPROTECTED) {
@@ -354,6 +420,7 @@ static World *world_at(From from)
     }
     if (from == DISCARDED) {
         ft_bak_peer_disarm(b, "cancelled");
+        g_assert_cmpint(b->state, ==, FT_BAK_DISCARDED);
     }
     g_string_truncate(w->log, 0);
     return w;

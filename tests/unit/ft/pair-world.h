@@ -1,5 +1,6 @@
 /*
- * For test-ft-pair.c: the world that both machines run in, its connections
+ * For test-ft-pair.c: the world that both machines run in, its connections,
+ * heartbeats and arbiter
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,12 +10,16 @@
 
 #include "migration/ft/primary-fsm.h"
 #include "migration/ft/backup-fsm.h"
+#include "migration/ft/heart.h"
 #include "pair-disk.h"
 
 #define EPOCH   10000
 #define ACK     200000
 #define FENCE   300000          /* more than twice the grace */
 #define SETUP   500000
+#define BEAT    20000
+#define TIMEOUT 100000          /* of heartbeats */
+#define DISARM  100000          /* a disarm's answer is waited for */
 #define DELAY   4000            /* of a message, at most */
 #define RUN     30000000        /* a run is over by then */
 
@@ -22,12 +27,17 @@ typedef enum Fault {
     NONE,
     CUT_DATA,
     CUT_CONTROL,
+    CUT_HEART,
     CUT_BOTH,
+    CUT_ALL,
+    CUT_CABLE,                  /* nothing arrives, nobody is told */
+    CUT_ONE_WAY,                /* the same, but only one way */
     KILL_PRIMARY,
     KILL_BACKUP,
     CANCEL,                     /* at the primary */
-    DISARM,                     /* the backup quits */
+    QUIT,                       /* the backup does */
     FAILOVER,                   /* the operator's */
+    NO_ARBITER,                 /* at first, and the cable is cut */
     LATE_ACK,                   /* the control connection is slow */
     HANG_PRIMARY,
     HANG_BACKUP,
@@ -39,14 +49,16 @@ typedef enum Fault {
 } Fault;
 
 static const char *const fault_name[] = {
-    "none", "cut-data", "cut-control", "cut-both", "kill-primary",
-    "kill-backup", "cancel", "disarm", "failover", "late-ack",
+    "none", "cut-data", "cut-control", "cut-heart", "cut-both", "cut-all",
+    "cut-cable", "cut-one-way", "kill-primary", "kill-backup", "cancel",
+    "quit", "failover", "no-arbiter", "late-ack",
     "hang-primary", "hang-backup", "hang-failover", "torn", "apply-fails",
     "take-fails",
 };
 
 typedef enum MsgKind {
-    M_FRAME, M_ACK, M_DISARM, M_FAILOVER, M_FENCED, M_ERROR, M_EOF,
+    M_FRAME, M_ACK, M_DISARM, M_FAILOVER, M_CLAIMED, M_FENCED, M_ERROR,
+    M_BEAT, M_EOF,
 } MsgKind;
 
 typedef struct Msg {
@@ -54,11 +66,20 @@ typedef struct Msg {
     int64_t at;                 /* arrives */
     FtFrame frame;
     uint64_t value;             /* ACK: epoch; PAGES, DEVICES: the count;
-                                 * JOURNAL: the first record */
+                                 * JOURNAL: the first record; BEAT: number */
+    uint64_t echo;
     uint8_t end[FT_EPOCH_END_SIZE];
 } Msg;
 
-enum { CTL_BP, CTL_PB, DATA_BP, DATA_PB, CHANNELS };
+enum { CTL_BP, CTL_PB, DATA_BP, DATA_PB, HEART_BP, HEART_PB, CHANNELS };
+
+/* Who something is for. */
+enum { PRI, BAK };
+
+static inline int reader(int channel)
+{
+    return channel & 1 ? BAK : PRI;
+}
 
 typedef struct World {
     FtPri p;
@@ -67,14 +88,23 @@ typedef struct World {
     GQueue ch[CHANNELS];
     int64_t last_at[CHANNELS];
     bool closed[CHANNELS];      /* nothing that is sent now arrives */
+    bool cable_cut[2];          /* nor does it, but that is not known */
+    /* heartbeats, and the arbiter's only generation */
+    FtHeart heart[2];
+    bool heart_over[2], lease_wanted;
+    int64_t heart_at[2], heart_lost_at[2];
+    int owner;                  /* -1: nobody's */
+    int64_t arbiter_back;       /* in reach from then on */
+    int64_t claim_at[2], answer_at[2];
+    FtClaim answer[2];
     bool p_alive, b_alive;
     int64_t p_hangs, b_hangs;   /* until */
     int64_t p_poll, b_poll;     /* next calls */
     int64_t guest_at, sync_at, running_at, failover_at;
     bool p_stalled, p_fenced, p_ended, b_runs, b_over, b_orderly;
     bool p_dropped, p_committing;
-    bool control_cut;           /* while both lived */
-    bool do_cancel, do_disarm, do_failover;
+    bool b_bye;                 /* the backup has said that it leaves */
+    bool do_cancel, do_quit, do_failover;
     bool fail_apply;
     int64_t take_fails;         /* until */
     /* the guest */
@@ -138,7 +168,7 @@ static Msg *chan_send(World *w, int c, MsgKind kind)
     Msg *m;
     int64_t delay = g_test_rand_int_range(50, DELAY);
 
-    if (w->closed[c]) {
+    if (w->closed[c] || w->cable_cut[reader(c)]) {
         return NULL;
     }
     if (w->fault == LATE_ACK && w->fault_done && c == CTL_BP &&
@@ -185,16 +215,26 @@ static void chan_close(World *w, int c, bool lossy)
     w->closed[c] = true;
 }
 
-static void cut(World *w, bool data, bool control)
+static void cut(World *w, bool data, bool control, bool heart)
 {
-    if (data) {
-        chan_close(w, DATA_PB, true);
-        chan_close(w, DATA_BP, true);
+    for (int c = 0; c < CHANNELS; c++) {
+        if (c <= CTL_PB ? control : c <= DATA_PB ? data : heart) {
+            chan_close(w, c, true);
+        }
     }
-    if (control) {
-        w->control_cut = w->control_cut || (w->p_alive && w->b_alive);
-        chan_close(w, CTL_PB, true);
-        chan_close(w, CTL_BP, true);
+}
+
+/* What is under way does not arrive either, but for some of it. */
+static void cut_cable(World *w, int to)
+{
+    w->cable_cut[to] = true;
+    for (int c = 0; c < CHANNELS; c++) {
+        guint lost = reader(c) != to ? 0 :
+                     g_test_rand_int_range(0, w->ch[c].length + 1);
+
+        while (lost--) {
+            g_free(g_queue_pop_tail(&w->ch[c]));
+        }
     }
 }
 
@@ -203,14 +243,35 @@ static void kill_primary(World *w)
 {
     say(w, "primary killed");
     w->p_alive = false;
-    cut(w, true, true);
+    cut(w, true, true, true);
 }
 
 static void kill_backup(World *w)
 {
     say(w, "backup killed");
     w->b_alive = false;
-    cut(w, true, true);
+    cut(w, true, true, true);
+}
+
+/* ---------------------------------------------------------------- claims */
+
+static void claim(World *w, int side)
+{
+    g_assert_cmpint(w->claim_at[side], ==, INT64_MAX);
+    w->claim_at[side] = MAX(w->now, w->arbiter_back) +
+                        g_test_rand_int_range(0, DELAY);
+}
+
+/* It arrives there; the answer comes later. */
+static void claim_arrives(World *w, int side)
+{
+    w->claim_at[side] = INT64_MAX;
+    if (w->owner < 0) {
+        w->owner = side;
+        say(w, "the %s has the claim", side == PRI ? "primary" : "backup");
+    }
+    w->answer[side] = w->owner == side ? FT_CLAIM_WON : FT_CLAIM_LOST;
+    w->answer_at[side] = w->now + g_test_rand_int_range(0, DELAY);
 }
 
 #endif

@@ -3,15 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Both machines run in one simulated world: a clock, two connections of
- * ordered messages with delays, a guest that counts and says its count to
- * the outside.  In every run one fault hits at one step of the protocol (and
- * sometimes a second one later).  What must hold is checked as it happens:
+ * Both machines run in one simulated world: a clock, three connections of
+ * ordered messages with delays, heartbeats, an arbiter, a guest that counts
+ * and says its count to the outside.  In every run one fault hits at one step
+ * of the protocol (test-ft-line.c has several).  What must hold is checked as
+ * it happens:
  *
  *   - the outside sees nothing that the backup does not know of
  *   - once the backup goes on, nothing that it does not know of comes from
- *     the primary, unless the control connection was cut between two living
- *     sides
+ *     the primary, and nothing at all if it went on for silence
  *   - the backup goes on only from a whole epoch, and from that exactly
  *   - nothing is released after output was dropped
  *   - what the guest wrote to its drive is on it, or in the backup's journal,
@@ -23,379 +23,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "pair-world.h"
-
-/* ------------------------------------------------------------- the world */
-
-static void outside(World *w, uint64_t count, const char *who)
-{
-    must(w, count > w->seen);
-    w->seen = count;
-}
-
-static void primary_out(World *w, uint64_t count)
-{
-    must(w, !w->p_dropped);
-    /*
-     * A primary that hung may find the acknowledgement of an epoch before
-     * the request to stop: that output is late, but the backup knows of it.
-     */
-    must(w, !w->resumed || w->control_cut || count <= w->resumed_count);
-    if (!w->resumed) {
-        outside(w, count, "primary");
-    }
-}
-
-static void release(World *w, uint64_t epoch)
-{
-    guint n = 0;
-
-    while (n < w->held->len) {
-        Held *h = &g_array_index(w->held, Held, n);
-
-        if (h->epoch > epoch) {
-            break;
-        }
-        primary_out(w, h->count);
-        n++;
-    }
-    g_array_remove_range(w->held, 0, n);
-}
-
-/* --------------------------------------------------------- primary's ops */
-
-static void p_state(void *opaque, FtPriState state, const char *reason)
-{
-    World *w = opaque;
-
-    if (!w->p_alive) {
-        return;
-    }
-    say(w, "primary %s: %s", ft_pri_state_name(state), reason);
-    if (state == FT_PRI_FENCED) {
-        must(w, w->p_dropped);
-        w->p_fenced = true;
-    }
-    step(w);
-}
-
-static bool p_take(void *opaque, uint64_t epoch)
-{
-    World *w = opaque;
-    unsigned pages = g_test_rand_int_range(0, 4);
-    FtEpochEnd end = { .pages = pages, .page_bytes = pages * 8,
-                       .device_bytes = 8 };
-    uint64_t record, last;
-    Msg *m;
-
-    if (!w->p_alive) {
-        return true;
-    }
-    must(w, !w->p_ended);
-    step(w);
-    if (w->now < w->take_fails || !w->p_alive) {
-        return !w->p_alive;
-    }
-    g_hash_table_insert(w->image, GUINT_TO_POINTER(epoch),
-                        GUINT_TO_POINTER(w->count + 1));
-    disk_seal(&w->disk, epoch);
-    record = disk_sealed(&w->disk, epoch - 1)->last + 1;
-    last = disk_sealed(&w->disk, epoch)->last;
-    end.ram_hash = w->count;
-    end.journal_records = last + 1 - record;
-    end.journal_bytes = end.journal_records * RECORD;
-    end.on_disk = disk_sealed(&w->disk, epoch)->on_disk;
-    say(w, "epoch %" PRIu64 " taken at %" PRIu64 ", record %" PRIu64
-        ", on disk: %" PRIu64, epoch, w->count, last, end.on_disk);
-    for (unsigned i = 0; i < pages; i++) {
-        p_frame(w, FT_FRAME_PAGES, epoch, 8, w->count);
-    }
-    p_frame(w, FT_FRAME_DEVICES, epoch, 8, w->count);
-    while (record <= last) {
-        unsigned n = g_test_rand_int_range(1, last - record + 2);
-
-        p_frame(w, FT_FRAME_JOURNAL, epoch, n * RECORD, record);
-        record += n;
-    }
-    m = p_frame(w, FT_FRAME_EPOCH_END, epoch, FT_EPOCH_END_SIZE, 0);
-    if (m) {
-        m->frame.flags = FT_FLAG_RUNNING;
-        ft_wire_put_epoch_end(m->end, &end);
-    }
-    return true;
-}
-
-static void p_stall(void *opaque, bool on)
-{
-    World *w = opaque;
-
-    must(w, w->p_stalled != on);
-    w->p_stalled = on;
-}
-
-static void p_commit(void *opaque, uint64_t epoch)
-{
-    World *w = opaque;
-
-    if (!w->p_alive) {
-        return;
-    }
-    step(w);
-    if (!w->p_alive) {
-        return;
-    }
-    /* The heart of it. */
-    must(w, w->b.committed >= epoch);
-    must(w, !w->p_dropped);
-    w->disk.committed = epoch;
-    release(w, epoch);
-    step(w);
-}
-
-static void p_release(void *opaque)
-{
-    World *w = opaque;
-
-    if (!w->p_alive) {
-        return;
-    }
-    step(w);
-    if (!w->p_alive) {
-        return;
-    }
-    say(w, "primary releases all");
-    must(w, !w->p_dropped);
-    w->disk.all = true;
-    release(w, UINT64_MAX);
-}
-
-static void p_drop(void *opaque)
-{
-    World *w = opaque;
-
-    if (!w->p_alive) {
-        return;
-    }
-    say(w, "primary drops all");
-    w->p_dropped = true;
-    w->disk.dropped = true;
-    g_array_set_size(w->held, 0);
-    step(w);
-}
-
-static void p_disarm(void *opaque, const char *reason)
-{
-    World *w = opaque;
-
-    if (w->p_alive) {
-        step(w);
-    }
-    if (w->p_alive) {
-        chan_send(w, CTL_PB, M_DISARM);
-        step(w);
-    }
-}
-
-static void p_send_fenced(void *opaque)
-{
-    World *w = opaque;
-
-    if (w->p_alive) {
-        chan_send(w, CTL_PB, M_FENCED);
-        step(w);
-    }
-}
-
-static void p_end(void *opaque)
-{
-    World *w = opaque;
-
-    must(w, !w->p_ended);
-    w->p_ended = true;
-    chan_close(w, DATA_PB, false);
-    chan_close(w, CTL_PB, false);
-}
-
-static const FtPriOps p_ops = {
-    .state = p_state,
-    .take_epoch = p_take,
-    .stall = p_stall,
-    .commit = p_commit,
-    .release_all = p_release,
-    .drop_all = p_drop,
-    .send_disarm = p_disarm,
-    .send_fenced = p_send_fenced,
-    .end = p_end,
-};
-
-/* ---------------------------------------------------------- backup's ops */
-
-static void b_state(void *opaque, FtBakState state, const char *reason)
-{
-    World *w = opaque;
-
-    if (w->b_alive) {
-        say(w, "backup %s: %s", ft_bak_state_name(state), reason);
-        step(w);
-    }
-}
-
-static bool b_pages(void *opaque, const void *payload, uint32_t len,
-                    uint64_t *records, Error **errp)
-{
-    World *w = opaque;
-    const Msg *m = payload;
-
-    *records = 1;
-    w->staged_ram = m->value;
-    step(w);
-    return true;
-}
-
-static bool b_now(void *opaque, const void *payload, uint32_t len,
-                  Error **errp)
-{
-    return true;
-}
-
-static bool b_devices(void *opaque, const void *payload, uint32_t len,
-                      Error **errp)
-{
-    World *w = opaque;
-    const Msg *m = payload;
-
-    w->staged_dev = m->value;
-    step(w);
-    return true;
-}
-
-static bool b_journal(void *opaque, const void *payload, uint32_t len,
-                      uint64_t *records, Error **errp)
-{
-    World *w = opaque;
-    const Msg *m = payload;
-
-    *records = len / RECORD;
-    disk_stage(&w->disk, m->value, *records);
-    step(w);
-    return true;
-}
-
-static void b_ack(void *opaque, uint64_t epoch)
-{
-    World *w = opaque;
-    Msg *m;
-
-    step(w);
-    m = w->b_alive ? chan_send(w, CTL_BP, M_ACK) : NULL;
-    if (m) {
-        m->value = epoch;
-    }
-    step(w);
-}
-
-static bool b_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
-                    uint16_t flags, Error **errp)
-{
-    World *w = opaque;
-
-    must(w, w->staged_dev == end->ram_hash);
-    must(w, !end->pages || w->staged_ram == end->ram_hash);
-    must(w, disk_whole(&w->disk, epoch));
-    must(w, end->on_disk == disk_sealed(&w->disk, epoch)->on_disk);
-    must(w, w->b.on_disk == end->on_disk);
-    step(w);
-    if (w->fail_apply) {
-        error_setg(errp, "RAM differs");
-        return false;
-    }
-    w->ram = end->ram_hash;
-    disk_keep(&w->disk, w->b.on_disk);
-    return true;
-}
-
-static void b_drop(void *opaque)
-{
-    World *w = opaque;
-
-    g_array_set_size(w->disk.staged, 0);
-}
-
-static void b_failover(void *opaque)
-{
-    World *w = opaque;
-
-    if (w->b_alive) {
-        say(w, "backup asks the primary to stop");
-        step(w);
-    }
-    if (w->b_alive) {
-        chan_send(w, CTL_BP, M_FAILOVER);
-        step(w);
-    }
-}
-
-static void b_takeover(void *opaque, uint64_t epoch, const char *reason)
-{
-    World *w = opaque;
-    uint64_t image;
-
-    if (!w->b_alive) {
-        return;
-    }
-    image = GPOINTER_TO_UINT(g_hash_table_lookup(w->image,
-                                                 GUINT_TO_POINTER(epoch)));
-    say(w, "takeover from epoch %" PRIu64 " at %" PRIu64, epoch, w->ram);
-    must(w, epoch > 0 && image > 0);
-    must(w, w->ram == image - 1);
-    must(w, !w->b.bad_image);
-    must(w, disk_complete(&w->disk, epoch, w->b.on_disk));
-    must(w, !w->disk.staged->len);
-    must(w, w->disk.applied <= disk_sealed(&w->disk, epoch)->last ||
-         w->control_cut);
-    /* What the world saw, the backup knows. */
-    must(w, w->seen <= w->ram || w->control_cut);
-    must(w, !w->p_alive || w->p_fenced || w->control_cut ||
-         w->p_hangs > w->now);
-    w->resumed = epoch;
-    w->resumed_count = w->ram;
-    chan_close(w, CTL_BP, false);
-    chan_close(w, DATA_BP, false);
-    w->running_at = w->now + 5000;
-    step(w);
-}
-
-static void b_discard(void *opaque, bool orderly, const char *reason)
-{
-    World *w = opaque;
-
-    if (!w->b_alive) {
-        return;
-    }
-    must(w, !w->b_over && !w->resumed);
-    w->b_over = true;
-    w->b_orderly = orderly;
-    if (!orderly) {
-        chan_send(w, CTL_BP, M_ERROR);
-    }
-    chan_close(w, CTL_BP, false);
-    chan_close(w, DATA_BP, false);
-    step(w);
-}
-
-static const FtBakOps b_ops = {
-    .state = b_state,
-    .stage_pages = b_pages,
-    .apply_now = b_now,
-    .stage_devices = b_devices,
-    .stage_journal = b_journal,
-    .ack = b_ack,
-    .apply = b_apply,
-    .drop_open = b_drop,
-    .send_failover = b_failover,
-    .takeover = b_takeover,
-    .discard = b_discard,
-};
+#include "pair-ops.h"
 
 /* ---------------------------------------------------------------- faults */
 
@@ -408,13 +36,29 @@ static void inject(World *w)
     w->backup_could = w->b.committed && w->p.state == FT_PRI_PROTECTED;
     switch (w->fault) {
     case CUT_DATA:
-        cut(w, true, false);
+        cut(w, true, false, false);
         break;
     case CUT_CONTROL:
-        cut(w, false, true);
+        cut(w, false, true, false);
+        break;
+    case CUT_HEART:
+        cut(w, false, false, true);
         break;
     case CUT_BOTH:
-        cut(w, true, true);
+        cut(w, true, true, false);
+        break;
+    case CUT_ALL:
+        cut(w, true, true, true);
+        break;
+    case NO_ARBITER:
+        w->arbiter_back = w->now + g_test_rand_int_range(0, 5 * FENCE);
+        /* fall through */
+    case CUT_CABLE:
+        cut_cable(w, PRI);
+        cut_cable(w, BAK);
+        break;
+    case CUT_ONE_WAY:
+        cut_cable(w, g_test_rand_bit() ? PRI : BAK);
         break;
     case KILL_PRIMARY:
         kill_primary(w);
@@ -425,8 +69,8 @@ static void inject(World *w)
     case CANCEL:
         w->do_cancel = true;
         break;
-    case DISARM:
-        w->do_disarm = true;
+    case QUIT:
+        w->do_quit = true;
         break;
     case FAILOVER:
         w->do_failover = true;
@@ -464,50 +108,64 @@ static void inject(World *w)
 
 /* ------------------------------------------------------------------- run */
 
-static void deliver(World *w, int c)
+static void to_primary(World *w, int c, Msg *m)
 {
-    Msg *m = g_queue_pop_head(&w->ch[c]);
+    if (!w->p_alive || w->p.dead) {
+        /* nobody hears it */
+    } else if (m->kind == M_ACK) {
+        ft_pri_ack(&w->p, m->value, w->now);
+    } else if (m->kind == M_FAILOVER || m->kind == M_CLAIMED) {
+        ft_pri_peer_failover(&w->p, m->kind == M_CLAIMED);
+    } else if (m->kind == M_DISARM) {
+        ft_pri_peer_gone(&w->p, "the backup left");
+    } else if (m->kind == M_ERROR) {
+        ft_pri_peer_gone(&w->p, "the backup reports an error");
+    } else if (c == DATA_BP) {
+        ft_pri_conn_lost(&w->p, "data", w->now);
+    } else {
+        ft_pri_lost(&w->p, "control");
+    }
+    w->p_poll = w->now;
+}
+
+static void to_backup(World *w, int c, Msg *m)
+{
     Error *err = NULL;
 
-    if (c == CTL_BP || c == DATA_BP) {
-        if (!w->p_alive) {
-            /* nobody hears it */
-        } else if (m->kind == M_ACK) {
-            ft_pri_ack(&w->p, m->value, w->now);
-        } else if (m->kind == M_FAILOVER) {
-            ft_pri_peer_failover(&w->p);
-        } else if (m->kind == M_DISARM) {
-            ft_pri_peer_disarm(&w->p, "the backup left");
-        } else if (m->kind == M_ERROR) {
-            ft_pri_link_lost(&w->p, "the backup reports an error");
-        } else {
-            if (c == DATA_BP) {
-                ft_pri_data_lost(&w->p, w->now);
-            } else {
-                ft_pri_link_lost(&w->p, "control");
-            }
-        }
-        w->p_poll = w->now;
-    } else if (w->b_alive) {
-        if (m->kind == M_DISARM) {
-            ft_bak_peer_disarm(&w->b, "the primary left");
-        } else if (m->kind == M_FENCED) {
-            ft_bak_peer_fenced(&w->b);
-        } else if (m->kind == M_EOF && c == CTL_PB) {
-            ft_bak_control_lost(&w->b, w->now);
-        } else if (m->kind == M_EOF) {
-            ft_bak_data_lost(&w->b, w->now);
-        } else if (w->b.state == FT_BAK_SYNC ||
-                   w->b.state == FT_BAK_STANDBY) {
-            if (!ft_bak_frame(&w->b, &m->frame,
-                              m->frame.type == FT_FRAME_EPOCH_END ?
-                              (void *)m->end : (void *)m, &err)) {
-                must(w, w->b.state == FT_BAK_DISCARDED);
-                must(w, w->fault == TORN || w->fault == APPLY_FAILS);
-                error_free(err);
-            }
-        }
-        w->b_poll = w->now;
+    if (!w->b_alive || w->b_over) {
+        /* nobody hears it */
+    } else if (m->kind == M_DISARM) {
+        ft_bak_peer_disarm(&w->b, "the primary left");
+    } else if (m->kind == M_FENCED) {
+        ft_bak_peer_fenced(&w->b);
+    } else if (m->kind == M_EOF && c == CTL_PB) {
+        ft_bak_control_lost(&w->b, w->now);
+    } else if (m->kind == M_EOF) {
+        ft_bak_data_lost(&w->b, w->now);
+    } else if (w->b.state < FT_BAK_TAKEOVER &&
+               !ft_bak_frame(&w->b, &m->frame,
+                             m->frame.type == FT_FRAME_EPOCH_END ?
+                             (void *)m->end : (void *)m, &err)) {
+        must(w, w->b.state == FT_BAK_DISCARDED);
+        must(w, w->fault == TORN || w->fault == APPLY_FAILS);
+        error_free(err);
+    }
+    w->b_poll = w->now;
+}
+
+static void deliver(World *w, int c)
+{
+    Msg *m;
+
+    if (c == HEART_BP || c == HEART_PB) {
+        heart_read(w, reader(c));
+        return;
+    }
+    m = g_queue_pop_head(&w->ch[c]);
+    if (reader(c) == PRI) {
+        to_primary(w, c, m);
+    } else {
+        to_backup(w, c, m);
     }
     g_free(m);
 }
@@ -519,11 +177,9 @@ static void guest_runs(World *w)
     w->guest_at = w->now + g_test_rand_int_range(100, EPOCH);
     if (w->b_runs && w->b_alive) {
         w->ram++;
-        if (!w->control_cut) {
-            /* It may have said this before, but then nobody heard it. */
-            must(w, w->ram > w->seen);
-            outside(w, w->ram, "backup");
-        }
+        /* It may have said this before, but then nobody heard it. */
+        must(w, w->ram > w->seen);
+        outside(w, w->ram, "backup");
     }
     if (!w->p_alive || w->p_stalled || w->p_fenced) {
         return;
@@ -555,11 +211,15 @@ static void disk_runs(World *w)
     if (!w->p_alive || w->p_hangs > w->now) {
         return;
     }
+    if (!w->disk.all && !leased(w)) {
+        return;
+    }
+    must(w, !w->resumed || !w->b.silent);
     disk_work(&w->disk);
     /* As with output: if it is late, the backup knows of it. */
     must(w, w->disk.all ||
          w->disk.applied <= disk_sealed(&w->disk, w->b.committed)->last);
-    must(w, !w->resumed || w->control_cut ||
+    must(w, !w->resumed ||
          w->disk.applied <= disk_sealed(&w->disk, w->resumed)->last);
 }
 
@@ -567,15 +227,15 @@ static void commands(World *w)
 {
     if (w->do_cancel && w->p_alive && w->p_hangs <= w->now) {
         w->do_cancel = false;
-        ft_pri_cancel(&w->p, "cancelled");
+        ft_pri_cancel(&w->p, "cancelled", false, w->now);
+        w->p_poll = w->now;
     }
-    if (w->do_disarm && w->b_alive && w->b_hangs <= w->now) {
-        w->do_disarm = false;
-        if (w->b.state < FT_BAK_TAKEOVER) {
+    if (w->do_quit && w->b_alive && w->b_hangs <= w->now) {
+        w->do_quit = false;
+        if (ft_bak_may_disarm(&w->b)) {
             /* It quits: says so, and its process ends. */
-            chan_send(w, CTL_BP, M_DISARM);
-            chan_close(w, CTL_BP, false);
-            chan_close(w, DATA_BP, false);
+            b_bye(w, M_DISARM);
+            b_closes(w);
             w->b_alive = false;
             say(w, "backup quits");
         }
@@ -585,7 +245,7 @@ static void commands(World *w)
 
         w->do_failover = false;
         w->b_poll = w->now;
-        if (!ft_bak_failover(&w->b, w->now, &err)) {
+        if (!ft_bak_failover(&w->b, false, w->now, &err)) {
             error_free(err);
         }
     }
@@ -604,24 +264,17 @@ static bool b_over(World *w)
            w->b.state == FT_BAK_DISCARDED;
 }
 
-static void run(Fault fault, uint64_t fault_step, unsigned depth,
-                uint64_t *steps)
+static void world_init(World *w, unsigned depth)
 {
-    World world = {
-        .p_alive = true, .b_alive = true, .now = 1000000, .fault = fault,
-        .fault_step = fault_step, .failover_at = INT64_MAX,
-        .running_at = INT64_MAX,
-    };
-    World *w = &world;
     FtPriParams pp = {
         .epoch_us = EPOCH, .min_run_us = 1000, .ack_timeout_us = ACK,
-        .setup_timeout_us = SETUP, .depth = depth,
+        .setup_timeout_us = SETUP, .disarm_wait_us = DISARM, .depth = depth,
     };
     FtBakParams bp = {
         .fence_timeout_us = FENCE, .max_stage_bytes = 1000,
         .max_device_bytes = 1000, .max_journal_bytes = 10000 * RECORD,
     };
-    int64_t end = w->now + RUN, stop = w->now + 30 * EPOCH;
+    FtHeartParams hp = { .interval_us = BEAT, .timeout_us = TIMEOUT };
 
     w->log = g_string_new(NULL);
     w->held = g_array_new(false, false, sizeof(Held));
@@ -629,112 +282,21 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
     disk_init(&w->disk);
     ft_pri_init(&w->p, &p_ops, w, &pp);
     ft_bak_init(&w->b, &b_ops, w, &bp);
+    for (int side = PRI; side <= BAK; side++) {
+        w->heart_at[side] = w->now + g_test_rand_int_range(0, DELAY);
+        ft_heart_init(&w->heart[side], &hp, w->heart_at[side]);
+        w->claim_at[side] = w->answer_at[side] = INT64_MAX;
+        w->heart_lost_at[side] = INT64_MAX;
+    }
     ft_pri_start(&w->p, w->now);
     ft_bak_connected(&w->b);
     ft_pri_connected(&w->p, w->now);
     w->sync_at = w->now + g_test_rand_int_range(0, 3 * EPOCH);
     w->guest_at = w->now;
+}
 
-    while (!(p_over(w) && b_over(w))) {
-        int64_t p_ready = w->p_hangs, b_ready = w->b_hangs;
-        int64_t best = INT64_MAX, at;
-        int what = -1;
-
-        /*
-         * What comes first.  Of what is there already, the worst first: the
-         * clock, then what the data connection says, then the control.
-         */
-#define CONSIDER(when, ready, id) \
-        do { \
-            at = MAX(MAX(when, ready), w->now); \
-            if (at < best) { \
-                best = at; \
-                what = id; \
-            } \
-        } while (0)
-        CONSIDER(w->p_poll, p_ready, CHANNELS);
-        CONSIDER(w->b_poll, b_ready, CHANNELS + 1);
-        for (int c = CHANNELS - 1; c >= 0; c--) {
-            Msg *m = g_queue_peek_head(&w->ch[c]);
-
-            if (m) {
-                CONSIDER(m->at, c == CTL_BP || c == DATA_BP ? p_ready
-                                                            : b_ready, c);
-            }
-        }
-        CONSIDER(w->sync_at, p_ready, CHANNELS + 2);
-        CONSIDER(w->guest_at, 0, CHANNELS + 3);
-        CONSIDER(w->failover_at, b_ready, CHANNELS + 4);
-        CONSIDER(w->running_at, b_ready, CHANNELS + 5);
-        CONSIDER(stop, p_ready, CHANNELS + 6);
-#undef CONSIDER
-        w->now = best;
-        must(w, w->now < end);
-        if (what < CHANNELS) {
-            deliver(w, what);
-        } else if (what == CHANNELS) {
-            w->p_poll = w->p_alive ? ft_pri_poll(&w->p, w->now) : INT64_MAX;
-            must(w, w->p_poll > w->now || w->now < w->take_fails);
-        } else if (what == CHANNELS + 1) {
-            w->b_poll = w->b_alive ? ft_bak_poll(&w->b, w->now) : INT64_MAX;
-            must(w, w->b_poll > w->now);
-        } else if (what == CHANNELS + 2) {
-            /* The engine tries again when epoch 1 could not be taken. */
-            w->sync_at = INT64_MAX;
-            if (w->p_alive) {
-                ft_pri_sync_done(&w->p, w->now);
-                if (w->p.state == FT_PRI_SYNC && !w->p.taken) {
-                    w->sync_at = w->now + EPOCH;
-                }
-                w->p_poll = w->now;
-            }
-        } else if (what == CHANNELS + 3) {
-            if (w->p_hangs <= w->now || w->b_runs) {
-                guest_runs(w);
-            } else {
-                w->guest_at = w->p_hangs;
-            }
-            disk_runs(w);
-        } else if (what == CHANNELS + 4) {
-            w->failover_at = INT64_MAX;
-            w->do_failover = true;
-        } else if (what == CHANNELS + 5) {
-            w->running_at = INT64_MAX;
-            if (w->b_alive) {
-                ft_bak_running(&w->b);
-                w->b_runs = true;
-            }
-        } else {
-            /* Nothing has ended it so far: the operator does. */
-            stop = INT64_MAX;
-            w->do_cancel = true;
-        }
-        commands(w);
-    }
-
-    /* Somebody is left, if anybody can be. */
-    if (w->p_alive && w->p_fenced) {
-        must(w, w->b_runs || !w->b_alive || w->fail_apply);
-        must(w, w->resumed || !w->b_alive || w->fail_apply);
-    }
-    if (w->p_alive && !w->p_fenced) {
-        must(w, !w->held->len);
-        must(w, w->disk.all || !w->p.taken);
-        must(w, !w->p_stalled);
-        must(w, !w->b_runs || w->control_cut);
-    }
-    if (fault == NONE || fault == CANCEL) {
-        must(w, w->b_orderly);
-    }
-    if (fault == NONE && !w->disk.slow) {
-        must(w, w->b.on_disk > 0);
-    }
-    if (fault == KILL_PRIMARY && w->fault_done && w->backup_could) {
-        must(w, w->b_runs || w->b_orderly);
-    }
-    if (steps) {
-        *steps = w->steps;
-    }
+static void world_clear(World *w)
+{
     for (int c = 0; c < CHANNELS; c++) {
         g_queue_clear_full(&w->ch[c], g_free);
     }
@@ -742,6 +304,183 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
     g_hash_table_destroy(w->image);
     disk_free(&w->disk);
     g_string_free(w->log, true);
+}
+
+enum {
+    E_POLL = CHANNELS, E_HEART = E_POLL + 2, E_HEART_LOST = E_HEART + 2,
+    E_CLAIM = E_HEART_LOST + 2, E_ANSWER = E_CLAIM + 2,
+    E_SYNC = E_ANSWER + 2, E_GUEST, E_FAILOVER, E_RUNNING, E_STOP,
+};
+
+/*
+ * What comes first.  Of what is there already, the worst first: the clock,
+ * then what the data connection says, then the control.
+ */
+static int next_event(World *w, int64_t stop)
+{
+    int64_t best = INT64_MAX;
+    int what = -1;
+
+#define CONSIDER(when, ready, id) \
+    do { \
+        int64_t at = MAX(MAX(when, ready), w->now); \
+        if ((when) != INT64_MAX && at < best) { \
+            best = at; \
+            what = id; \
+        } \
+    } while (0)
+    for (int side = PRI; side <= BAK; side++) {
+        int64_t ready = side == PRI ? w->p_hangs : w->b_hangs;
+
+        CONSIDER(side == PRI ? w->p_poll : w->b_poll, ready, E_POLL + side);
+        if (!w->heart_over[side]) {
+            CONSIDER(w->heart_at[side], ready, E_HEART + side);
+        }
+        CONSIDER(w->heart_lost_at[side], ready, E_HEART_LOST + side);
+        CONSIDER(w->claim_at[side], 0, E_CLAIM + side);
+        CONSIDER(w->answer_at[side], ready, E_ANSWER + side);
+    }
+    for (int c = CHANNELS - 1; c >= 0; c--) {
+        Msg *m = g_queue_peek_head(&w->ch[c]);
+
+        if (m && (c < HEART_BP || !w->heart_over[reader(c)])) {
+            CONSIDER(m->at, reader(c) == PRI ? w->p_hangs : w->b_hangs, c);
+        }
+    }
+    CONSIDER(w->sync_at, w->p_hangs, E_SYNC);
+    CONSIDER(w->guest_at, 0, E_GUEST);
+    CONSIDER(w->failover_at, w->b_hangs, E_FAILOVER);
+    CONSIDER(w->running_at, w->b_hangs, E_RUNNING);
+    CONSIDER(stop, w->p_hangs, E_STOP);
+#undef CONSIDER
+    w->now = best;
+    return what;
+}
+
+/* Of one side. */
+static void side_event(World *w, int what, int side)
+{
+    bool alive = side == PRI ? w->p_alive : w->b_alive;
+
+    if (what == E_CLAIM) {
+        claim_arrives(w, side);
+    } else if (!alive) {
+        /* Nothing of it comes again. */
+        w->heart_over[side] = true;
+        w->heart_lost_at[side] = w->answer_at[side] = INT64_MAX;
+        *(side == PRI ? &w->p_poll : &w->b_poll) = INT64_MAX;
+    } else if (what == E_HEART) {
+        heart_runs(w, side);
+    } else if (what == E_HEART_LOST) {
+        w->heart_lost_at[side] = INT64_MAX;
+        heart_told(w, side, false);
+    } else if (what == E_ANSWER) {
+        w->answer_at[side] = INT64_MAX;
+        if (side == PRI) {
+            ft_pri_claimed(&w->p, w->answer[side], "");
+            w->p_poll = w->now;
+        } else {
+            ft_bak_claimed(&w->b, w->answer[side], "", w->now);
+            w->b_poll = w->now;
+        }
+    } else if (side == PRI) {
+        w->p_poll = ft_pri_poll(&w->p, w->now);
+        must(w, w->p_poll > w->now || w->now < w->take_fails);
+    } else {
+        w->b_poll = ft_bak_poll(&w->b, w->now);
+        must(w, w->b_poll > w->now);
+    }
+}
+
+static void event(World *w, int what, int64_t *stop)
+{
+    if (what < CHANNELS) {
+        deliver(w, what);
+    } else if (what < E_SYNC) {
+        what -= E_POLL;
+        side_event(w, E_POLL + (what & ~1), what & 1);
+    } else if (what == E_SYNC) {
+        /* The engine tries again when epoch 1 could not be taken. */
+        w->sync_at = INT64_MAX;
+        if (w->p_alive) {
+            ft_pri_sync_done(&w->p, w->now);
+            if (w->p.state == FT_PRI_SYNC && !w->p.taken) {
+                w->sync_at = w->now + EPOCH;
+            }
+            w->p_poll = w->now;
+        }
+    } else if (what == E_GUEST) {
+        if (w->p_hangs <= w->now || w->b_runs) {
+            guest_runs(w);
+        } else {
+            w->guest_at = w->p_hangs;
+        }
+        disk_runs(w);
+    } else if (what == E_FAILOVER) {
+        w->failover_at = INT64_MAX;
+        w->do_failover = true;
+    } else if (what == E_RUNNING) {
+        w->running_at = INT64_MAX;
+        if (w->b_alive) {
+            ft_bak_running(&w->b);
+            w->b_runs = true;
+        }
+    } else {
+        /* Nothing has ended it so far: the operator does. */
+        *stop = INT64_MAX;
+        w->do_cancel = true;
+    }
+}
+
+static void run(Fault fault, uint64_t fault_step, unsigned depth,
+                uint64_t *steps)
+{
+    World world = {
+        .p_alive = true, .b_alive = true, .now = 1000000, .fault = fault,
+        .fault_step = fault_step, .failover_at = INT64_MAX,
+        .running_at = INT64_MAX, .owner = -1,
+    };
+    World *w = &world;
+    int64_t end = w->now + RUN, stop = w->now + 30 * EPOCH;
+
+    world_init(w, depth);
+    while (!(p_over(w) && b_over(w))) {
+        int what = next_event(w, stop);
+
+        must(w, w->now < end);
+        event(w, what, &stop);
+        commands(w);
+    }
+
+    /* Exactly one is left, if anybody can be. */
+    if (w->p_alive && w->p_fenced) {
+        must(w, w->b_runs || !w->b_alive);
+        must(w, w->resumed || !w->b_alive);
+    }
+    if (w->p_alive && !w->p_fenced) {
+        must(w, !w->held->len);
+        must(w, w->disk.all || !w->p.taken);
+        must(w, !w->p_stalled);
+        must(w, !w->b_runs && !w->resumed);
+    }
+    if (fault == NONE || fault == CANCEL) {
+        must(w, w->b_orderly);
+        must(w, w->owner < 0);
+    }
+    if (fault == NONE && !w->disk.slow) {
+        must(w, w->b.on_disk > 0);
+    }
+    if (fault == KILL_PRIMARY && w->fault_done && w->backup_could) {
+        must(w, w->b_runs || w->b_orderly);
+    }
+    if (fault == KILL_BACKUP) {
+        /* It may have asked this side to stop, nobody else makes it. */
+        must(w, !w->p_fenced);
+    }
+    if (steps) {
+        *steps = w->steps;
+    }
+    world_clear(w);
 }
 
 /* Each fault at each step of the first epochs, and at later ones by luck. */

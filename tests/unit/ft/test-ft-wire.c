@@ -28,8 +28,9 @@ static const struct {
     { FT_FRAME_SAMPLES, "SAMPLES", 0, 1048576, 0 },
     { FT_FRAME_ACK, "ACK", 0, 8, 0 },
     { FT_FRAME_DISARM, "DISARM", 0, 1024, 0 },
-    { FT_FRAME_FAILOVER, "FAILOVER", 0, 1024, 0 },
+    { FT_FRAME_FAILOVER, "FAILOVER", 0, 1024, 8 },
     { FT_FRAME_FENCED, "FENCED", 0, 1024, 0 },
+    { FT_FRAME_HEARTBEAT, "HEARTBEAT", 16, 16, 0 },
     { FT_FRAME_ERROR, "ERROR", 0, 1048576, 0 },
 };
 
@@ -343,7 +344,7 @@ static void test_header_lengths(void)
 
     for (unsigned r = 0; r < G_N_ELEMENTS(rules); r++) {
         uint32_t lengths[] = {
-            0, 1, 7, 8, 9, 48, 63, 64, 65, 1023, 1024, 1025,
+            0, 1, 7, 8, 9, 15, 16, 17, 48, 63, 64, 65, 1023, 1024, 1025,
             1048575, 1048576, 1048577, 9999999, INT32_MAX,
             (uint32_t)INT32_MAX + 1, UINT32_MAX
         };
@@ -471,7 +472,7 @@ static void random_hello(FtHello *h)
     memset(h, 0, sizeof(*h));
     fill_random(h->session, sizeof(h->session));
     fill_random(h->token, sizeof(h->token));
-    h->channel = g_test_rand_int_range(FT_CHANNEL_DATA, FT_CHANNEL_DISK + 1);
+    h->channel = g_test_rand_int_range(FT_CHANNEL_DATA, FT_CHANNEL_HEART + 1);
     h->drive = h->channel == FT_CHANNEL_DISK ? g_test_rand_int() : 0;
     h->features = rand64();
     h->page_size = g_test_rand_int();
@@ -524,6 +525,11 @@ static void test_hello_layout(void)
     ft_wire_put_hello(buf, &h);
     g_assert_cmpmem(buf, sizeof(buf), want, sizeof(want));
 
+    h.channel = FT_CHANNEL_HEART;
+    want[35] = 4;
+    ft_wire_put_hello(buf, &h);
+    g_assert_cmpmem(buf, sizeof(buf), want, sizeof(want));
+
     h.channel = FT_CHANNEL_DISK;
     h.drive = 0x01020304;
     want[35] = 3;
@@ -561,7 +567,7 @@ static void test_hello_bad(void)
         }
     }
     /* only a disk's hello is for a drive; the last four bytes are nobody's */
-    for (h.channel = FT_CHANNEL_DATA; h.channel <= FT_CHANNEL_DISK;
+    for (h.channel = FT_CHANNEL_DATA; h.channel <= FT_CHANNEL_HEART;
          h.channel++) {
         bool disk = h.channel == FT_CHANNEL_DISK;
 
@@ -574,7 +580,7 @@ static void test_hello_bad(void)
         }
     }
     for (int i = 0; i < 32; i++) {
-        uint32_t channels[] = { 0, 4, 1u << i | 4, UINT32_MAX - i };
+        uint32_t channels[] = { 0, 5, 1u << i | 5, UINT32_MAX - i };
 
         for (int c = 0; c < G_N_ELEMENTS(channels); c++) {
             g_autofree char *num = g_strdup_printf("channel %u", channels[c]);
@@ -638,6 +644,45 @@ static void test_epoch_end(void)
     }
 }
 
+static void test_heartbeat(void)
+{
+    static const uint8_t want[FT_HEARTBEAT_SIZE] = {
+        1, 2, 3, 4, 5, 6, 7, 8, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8,
+    };
+    uint8_t buf[FT_HEARTBEAT_SIZE + 2];
+    FtHeartbeat got, hb = {
+        .number = 0x0102030405060708ull, .echo = 0xf1f2f3f4f5f6f7f8ull,
+    };
+
+    memset(buf, 0xee, sizeof(buf));
+    ft_wire_put_heartbeat(buf + 1, &hb);
+    g_assert_cmpmem(buf + 1, FT_HEARTBEAT_SIZE, want, sizeof(want));
+    g_assert_cmphex(buf[0], ==, 0xee);
+    g_assert_cmphex(buf[FT_HEARTBEAT_SIZE + 1], ==, 0xee);
+
+    for (int i = 0; i < 1000; i++) {
+        hb = (FtHeartbeat) { .number = rand64(), .echo = rand64() };
+        ft_wire_put_heartbeat(buf, &hb);
+        g_assert_true(ft_wire_get_heartbeat(buf, FT_HEARTBEAT_SIZE, &got,
+                                            &error_abort));
+        g_assert_cmphex(got.number, ==, hb.number);
+        g_assert_cmphex(got.echo, ==, hb.echo);
+    }
+
+    for (size_t len = 0; len <= FT_HEARTBEAT_SIZE + 1; len++) {
+        g_autofree uint8_t *copy = g_memdup2(buf, len);
+        g_autofree char *num = g_strdup_printf("%zu bytes", len);
+        g_autoptr(Error) err = NULL;
+        FtHeartbeat before = got;
+
+        if (len != FT_HEARTBEAT_SIZE) {
+            g_assert_false(ft_wire_get_heartbeat(copy, len, &got, &err));
+            g_assert_nonnull(strstr(error_get_pretty(err), num));
+            g_assert_cmpmem(&got, sizeof(got), &before, sizeof(before));
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -657,6 +702,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/wire/hello/layout", test_hello_layout);
     g_test_add_func("/ft/wire/hello/bad", test_hello_bad);
     g_test_add_func("/ft/wire/epoch-end", test_epoch_end);
+    g_test_add_func("/ft/wire/heartbeat", test_heartbeat);
 
     return g_test_run();
 }
