@@ -30,6 +30,7 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     if call.when == 'call' and report.failed:
+        item.failed = True
         for pair in getattr(item, 'pairs', ()):
             report.sections.extend(pair.report())
 
@@ -47,3 +48,6 @@ def make_pair(tmp_path, request):
     yield make
     for pair in request.node.pairs:
         pair.close()
+    for pair in request.node.pairs:
+        if not getattr(request.node, 'failed', False):
+            pair.check_arbiter()

@@ -58,7 +58,7 @@ class DiskPair(Pair):
     def __init__(self, directory, kinds=('virtio',), form='raw',
                  storage='shared', copy='full', flush='commit', cache='none',
                  load='disk-gap=2000', drive='', rest='', objects=(),
-                 mode='count,touch,disk', drives=None, **kwargs):
+                 mode='count,touch,disk', drives=None, options='', **kwargs):
         self.kinds = list(kinds)
         self.form = form
         self.storage = storage
@@ -73,7 +73,8 @@ class DiskPair(Pair):
         params = {'ft-storage': storage, 'ft-copy': copy, 'ft-flush': flush,
                   **kwargs.pop('params', {})}
         super().__init__(directory, mode=mode, params=params, pages=64,
-                         options=f'gap=9 disk-discard=1 {load}', **kwargs)
+                         options=f'gap=9 disk-discard=1 {load} {options}',
+                         **kwargs)
 
     def image(self, host, n):
         """Path of disk `n` as the host of that name has it."""

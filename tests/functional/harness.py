@@ -10,6 +10,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
     pair.cable.wait_more(20, pair.backup)
     pair.cable.check()
 
+The arbiter is a directory beside the sockets, unless `params` say otherwise.
 Nothing here waits without a bound, and nothing sleeps for luck: waits are
 for an event on QMP, for frames of the guest, or for the end of a process.
 
@@ -20,6 +21,7 @@ QEMU's Python package "qemu"; CUJU_TIMEOUT, a factor on all time limits.
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import socket
@@ -58,6 +60,14 @@ from qemu.qmp.legacy import QEMUMonitorProtocol  # noqa: E402
 
 # What a takeover may lose of a committed epoch's output (see Cable.check).
 GAP_MAX = 64
+# The other side may be silent for so long.
+TIMEOUT_MS = min(int(500 * PATIENCE), 5000)
+# What may be left at an arbiter that is a directory.
+CLAIM = re.compile(r'cuju-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+                   r'\.claim-([1-9][0-9]*)')
+PROOF = re.compile(r'cuju-[0-9a-f-]{36}\.session')
+# States in which a side has a session, or none any more.
+LIVE = {'setup', 'sync', 'protected', 'claiming', 'standby', 'takeover'}
 
 
 class Broken(AssertionError):
@@ -87,6 +97,9 @@ class Cable:
     def __init__(self, path):
         self.wire = ftguest.Wire(path, path + '.nobody')
         self.path = path
+        self._start()
+
+    def _start(self):
         self.seen = []
         self.senders = {}           # path of a QEMU's socket -> its Machine
         self.cond = threading.Condition()
@@ -103,11 +116,15 @@ class Cable:
                 continue
             except OSError:
                 return
-            frame = ftguest.decode(data)
-            if frame:
-                with self.cond:
-                    self.seen.append((time.monotonic(), sender, frame))
-                    self.cond.notify_all()
+            self._take(sender, data)
+
+    def _take(self, sender, data):
+        """A frame has come."""
+        frame = ftguest.decode(data)
+        if frame:
+            with self.cond:
+                self.seen.append((time.monotonic(), sender, frame))
+                self.cond.notify_all()
 
     def close(self):
         self.stopping = True
@@ -149,6 +166,17 @@ class Cable:
                   f'{machine.name if machine else "the guest"}',
                   lambda: len(self.frames(machine, since=since)) >= count,
                   timeout, machine)
+
+    def stays_quiet(self, machine, seconds=0.5):
+        """Nothing may come from a machine for so long. What it had sent
+        before may still be on its way to us, for a moment."""
+        with self.cond:
+            self.cond.wait_for(lambda: False, 0.1)
+            since = len(self.seen)
+            if self.cond.wait_for(lambda: self.frames(machine, since=since),
+                                  seconds):
+                raise Broken(f'{machine.name} speaks: '
+                             f'{self.frames(machine, since=since)[0]}')
 
     def send(self, machine, kind, payload=b''):
         """Send a request to the guest in one of the machines."""
@@ -226,20 +254,21 @@ class Cable:
 
 
 class Machine:
-    """One QEMU process."""
+    """One QEMU process; `wrap` is a command that starts it, if any."""
 
-    def __init__(self, directory, name, options):
+    def __init__(self, directory, name, options, wrap=()):
         self.name = name
         self.base = os.path.join(directory, name)
         self.net = self.base + '.net'
         self.states = []            # (state, reason) of FT_STATE_CHANGE
         self.events = []            # all others
+        self.closed_alive = False   # until close()
         self.log = open(self.base + '.log', 'ab')
         path = self.base + '.qmp'
         self.monitor = QEMUMonitorProtocol(path, server=True, nickname=name)
         self.monitor.settimeout(30 * PATIENCE)
         self.command = [
-            QEMU, *QEMU_OPTIONS, '-nodefaults', '-display', 'none',
+            *wrap, QEMU, *QEMU_OPTIONS, '-nodefaults', '-display', 'none',
             '-vga', 'none', '-serial', f'file:{self.base}.serial',
             '-qmp', f'unix:{path}', *options]
         self.process = subprocess.Popen(
@@ -269,6 +298,21 @@ class Machine:
     def qmp(self, command, **arguments):
         """A QMP command; QMPError with QEMU's words if it fails."""
         return self.monitor.cmd(command, **arguments)
+
+    def begin(self, command, **arguments):
+        """A QMP command whose answer is not waited for: see finish()."""
+        task = self.monitor._aloop.create_task(
+            self.monitor._qmp.execute(command, arguments))
+        self.monitor._sync(asyncio.wait([task], timeout=0.05))
+        return task
+
+    def finish(self, task, timeout=20.0):
+        """Wait for the answer to begin(); QMPError if it failed."""
+        self.monitor._sync(asyncio.wait([task], timeout=timeout * PATIENCE))
+        if not task.done():
+            task.cancel()
+            raise Broken(f'{self.name} does not answer')
+        return task.result()
 
     def quit(self):
         """QMP's `quit`, whose answer may not make it."""
@@ -331,12 +375,13 @@ class Machine:
                              f'{self.states[since:]}')
             self._pull(0.25)
 
-    def wait_event(self, name, timeout=15.0):
-        """Wait for another event; returns it."""
+    def wait_event(self, name, timeout=15.0, **data):
+        """Wait for another event, with that data; returns it."""
         end = time.monotonic() + timeout * PATIENCE
         while True:
             for event in self.events:
-                if event['event'] == name:
+                if event['event'] == name and data.items() <= \
+                        event.get('data', {}).items():
                     self.events.remove(event)
                     return event
             if time.monotonic() > end or self.process.poll() is not None:
@@ -351,6 +396,30 @@ class Machine:
         os.kill(self.process.pid, sig)
         if sig == signal.SIGKILL:
             self.process.wait()
+
+    def hang(self):
+        """SIGSTOP; returns when no thread does anything any more."""
+        self.kill(signal.SIGSTOP)
+        base = f'/proc/{self.process.pid}/task'
+
+        def stopped():
+            for task in os.listdir(base):
+                with open(f'{base}/{task}/stat', encoding='ascii',
+                          errors='replace') as file:
+                    if file.read().rsplit(')', 1)[1].split()[0] not in 'Tt':
+                        return False
+            return True
+        wait_until(f'{self.name} stands still', stopped, interval=0.001)
+
+    def wake(self):
+        """The end of hang()."""
+        self.kill(signal.SIGCONT)
+
+    def stall(self, seconds):
+        """Stand still for a while."""
+        self.hang()
+        time.sleep(seconds)     # the time itself is what is tried
+        self.wake()
 
     def alive(self):
         return self.process.poll() is None
@@ -371,9 +440,10 @@ class Machine:
             return ''
 
     def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if self.alive():
+            self.closed_alive = True
+            self._pull(0.001)           # how far it has come
+            self.kill()
         try:
             self.monitor.close()
         except Exception:  # whatever: its process is gone
@@ -381,12 +451,46 @@ class Machine:
         self.log.close()
 
 
+def close_all(machines):
+    """The end of all of them at once: nobody goes on without another."""
+    for machine in machines:
+        if machine.alive():
+            machine.kill(signal.SIGSTOP)
+    for machine in machines:
+        machine.close()
+
+
+def make_arbiter(directory):
+    """A directory for claims; what ft-arbiter calls it."""
+    path = os.path.join(directory, 'arbiter')
+    os.makedirs(path, exist_ok=True)
+    return path, f'file:{path}'
+
+
+def claims(path):
+    """The generations that somebody has claimed in a directory."""
+    found = (CLAIM.fullmatch(name) for name in os.listdir(path))
+    return sorted(int(match[2]) for match in found if match)
+
+
+def check_arbiter(path, machines):
+    """After the end: nothing is left but claims, and the proof of a session
+    whose end nobody has lived to see."""
+    last = {m.states[-1][0] for m in machines if m.closed_alive and m.states}
+    seen = any(m.process.poll() == 0 for m in machines) or last - {'waiting'}
+    proof_may_be = last & LIVE or not seen
+    for name in os.listdir(path):
+        if not (CLAIM.fullmatch(name) or
+                proof_may_be and PROOF.fullmatch(name)):
+            raise Broken(f'left at the arbiter: {name}')
+
+
 class Pair:
     """A primary, its backups, and the network that the guest is on."""
 
     def __init__(self, directory, nic='virtio-net-pci', machine='pc',
                  mode='count,touch', pages=512, options='', memory='64M',
-                 transport='unix', extra=(), nics=1, params=None):
+                 transport='unix', extra=(), nics=1, params=None, wrap=()):
         self.directory = str(directory)
         self.nic = nic
         self.nics = nics if nic else 0
@@ -395,40 +499,62 @@ class Pair:
         self.memory = memory
         self.transport = transport
         self.extra = list(extra)
-        self.params = {'ft-hash': 16, **(params or {})}
+        self.wrap = list(wrap)
+        self.arbiter, spec = make_arbiter(self.directory)
+        self.params = {'ft-hash': 16, 'ft-arbiter': spec,
+                       'ft-timeout-ms': TIMEOUT_MS, **(params or {})}
         self.machines = []
         self.primary = self.backup = None
-        self.cable = Cable(os.path.join(self.directory, 'cable'))
+        self.cable = self.make_cable()
+
+    def make_cable(self):
+        return Cable(os.path.join(self.directory, 'cable'))
 
     def close(self):
-        for machine in self.machines:
-            machine.close()
+        close_all(self.machines)
         self.cable.close()
+
+    def check_arbiter(self):
+        """After close(); see there."""
+        check_arbiter(self.arbiter, self.machines)
+
+    def claims(self):
+        """The generations that somebody has claimed so far."""
+        return claims(self.arbiter)
 
     def launch(self, name, memory=None, extra=None, incoming=None,
                params=True):
         """Start a QEMU; `incoming` makes it a backup."""
-        net = os.path.join(self.directory, name + '.net')
         options = ['-accel', 'tcg,thread=multi', '-machine', self.machine,
                    '-m', memory or self.memory, '-kernel', GUEST,
                    '-append', self.append]
         for i in range(self.nics):
-            own, far = ((net, self.cable.path) if i == 0 else
-                        (f'{net}{i}', f'{self.cable.path}{i}'))
-            options += ['-netdev', f'dgram,id=n{i},local.type=unix,'
-                        f'local.path={own},remote.type=unix,'
-                        f'remote.path={far}',
+            options += ['-netdev', self.netdev(name, i),
                         '-device', f'{self.nic},netdev=n{i},romfile=']
         options += self.extra if extra is None else extra
         if incoming:
             options += ['-incoming', incoming + ',ft_mode']
-        machine = Machine(self.directory, name, options)
+        machine = self.spawn(name, options)
         self.machines.append(machine)
-        self.cable.senders[net] = machine
+        self.cable.senders[machine.net] = machine
         machine.connect()
         if params:
-            machine.qmp('ft-set-parameters', **self.params)
+            self.set_params(machine)
         return machine
+
+    def netdev(self, name, i):
+        """What NIC `i` of a machine is connected to."""
+        net = os.path.join(self.directory, name + '.net')
+        own, far = ((net, self.cable.path) if i == 0 else
+                    (f'{net}{i}', f'{self.cable.path}{i}'))
+        return (f'dgram,id=n{i},local.type=unix,local.path={own},'
+                f'remote.type=unix,remote.path={far}')
+
+    def spawn(self, name, options):
+        return Machine(self.directory, name, options, self.wrap)
+
+    def set_params(self, machine):
+        machine.qmp('ft-set-parameters', **self.params)
 
     def start_primary(self, wait=True):
         self.primary = self.launch('primary')
@@ -496,6 +622,32 @@ class Pair:
         if status['takeover-us'] <= 0:
             raise Broken(f'takeover in no time: {status}')
         return status
+
+    def claiming(self, machine):
+        """A side must ask the arbiter, in vain, and say so."""
+        machine.wait_state('claiming')
+        wait_until('word of the arbiter', lambda: machine._pull(0.1) and
+                   'cannot be asked' in machine.states[-1][1])
+        status = machine.query()
+        if (status['state'] != 'claiming' or machine.running() and
+                machine is self.backup or
+                'arbiter' not in status['protection']):
+            raise Broken(f'it asks, and says: {status}')
+        return status
+
+    def wakes_fenced(self, machine=None):
+        """A side that hung, and was given up, wakes up: it must find that
+        out before anything of its own leaves it."""
+        machine = machine or self.primary
+        mark = self.cable.mark()
+        machine.wake()
+        if machine.wait_exit() != 3:
+            raise Broken(f'{machine.name} ended with '
+                         f'{machine.process.returncode}: {machine.text()}')
+        late = self.cable.frames(machine, since=mark)
+        if late:
+            raise Broken(f'{machine.name} has sent {len(late)} frames after '
+                         f'it woke up: {late[0]}')
 
     def goes_on(self, machine=None, frames=20):
         """The guest runs here, and speaks."""

@@ -42,7 +42,8 @@ import sys
 import time
 import urllib.parse
 
-from harness import PATIENCE, ROOT, Broken, Machine, wait_until
+from harness import (PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
+                     check_arbiter, close_all, make_arbiter, wait_until)
 
 SCRIPTS = os.path.join(ROOT, 'scripts')
 sys.path.insert(0, SCRIPTS)
@@ -143,7 +144,9 @@ class LinuxPair:
         self.storage = storage
         self.memory = memory
         self.image_size = image_size
-        self.params = {'ft-storage': storage, **(params or {})}
+        self.arbiter, spec = make_arbiter(self.directory)
+        self.params = {'ft-storage': storage, 'ft-arbiter': spec,
+                       'ft-timeout-ms': TIMEOUT_MS, **(params or {})}
         self.append = append
         self.drive = drive              # more options of -drive
         self.disk = disk
@@ -158,16 +161,21 @@ class LinuxPair:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.close()
+        if not kind:
+            self.check_arbiter()
 
     def close(self):
-        for machine in self.machines:
-            machine.close()
+        close_all(self.machines)
         for client in self.clients:
             if client.connection:       # its server is gone
                 client.connection.sock.close()
         self.lab.close()
+
+    def check_arbiter(self):
+        """After close(): nothing is left at the arbiter but claims."""
+        check_arbiter(self.arbiter, self.machines)
 
     # ------------------------------------------------------------ the images
 
