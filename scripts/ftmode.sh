@@ -7,6 +7,11 @@
 #
 #   CUJU_MONITOR     the primary's monitor socket  (vm1.monitor)
 #   CUJU_BACKUP_URI  where the backup listens      (tcp:192.168.111.2:4441)
+#   CUJU_FT_OPTIONS  what "migrate -c" takes behind that address, with commas:
+#                    replicated, copy=, flush= for the disks;
+#                    arbiter=file:DIR, arbiter=etcd:URL[,URL...] or
+#                    arbiter=none  (nothing: disks and arbiter by the image
+#                    that both hosts have)
 #   CUJU_FT_WAIT     seconds to wait at most       (600)
 #
 # The -U of nc is netcat-openbsd's.
@@ -15,6 +20,7 @@ set -eu
 
 monitor=${CUJU_MONITOR:-vm1.monitor}
 uri=${CUJU_BACKUP_URI:-tcp:192.168.111.2:4441}
+uri=$uri${CUJU_FT_OPTIONS:+,$CUJU_FT_OPTIONS}
 limit=${CUJU_FT_WAIT:-600}
 esc=$(printf '\033')
 
@@ -90,9 +96,10 @@ while :; do
 
     case $state in
     protected*)
+        printf '%s\n' "$info" | grep '^arbiter:' || :
         exit 0
         ;;
-    setup* | sync*)
+    setup* | sync* | claiming*)
         begun=yes
         ;;
     fenced* | discarded*)

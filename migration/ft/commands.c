@@ -14,7 +14,6 @@
 #include "qapi/qapi-commands-ft.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/util.h"
-#include "qemu/cutils.h"
 #include "qemu/sockets.h"
 #include "system/runstate.h"
 #include "../migration.h"
@@ -31,9 +30,13 @@
 static char *protection(const FtStatus *st)
 {
     const char *side = st->role == FT_ROLE_BACKUP ? "Backup" : "Not protected";
+    const char *lost = ft_reprotect_reason();
 
     switch (st->state) {
     case FT_STATE_SETUP:
+        if (lost) {
+            break;
+        }
         return g_strdup("Not protected: connecting to the backup");
     case FT_STATE_SYNC:
         if (st->role == FT_ROLE_PRIMARY) {
@@ -59,8 +62,10 @@ static char *protection(const FtStatus *st)
     case FT_STATE_UNPROTECTED:
     case FT_STATE_FENCED:
     default:
-        return g_strdup_printf("Not protected: %s", st->reason);
+        break;
     }
+    /* Why a try to protect it again has failed is told beside it. */
+    return g_strdup_printf("Not protected: %s", lost ? lost : st->reason);
 }
 
 FtStatus *qmp_query_ft(Error **errp)

@@ -64,7 +64,6 @@ struct FtPulse {
     int64_t rtt_us, gap_max_us;
     uint64_t muted;
     bool quit;
-    bool over;                  /* silent or lost */
     bool wanted;                /* somebody asked for the lease in vain */
 
     /* The thread's own. */
@@ -195,12 +194,12 @@ static bool pulse_send(FtPulse *p, const FtHeartbeat *hb, Error **errp)
 }
 
 /*
- * Lock held.  Not when this side has shut the connection down: that is known
- * here before the other side hears of it and goes on.
+ * Lock held.  Not when the connection has been shut down: that is known here
+ * before the other side hears of it and goes on.
  */
 static bool pulse_leased_locked(FtPulse *p)
 {
-    return !p->over && !qatomic_read(&p->link->down) &&
+    return !qatomic_read(&p->link->down) &&
            g_get_monotonic_time() < ft_heart_lease(&p->heart);
 }
 
@@ -220,7 +219,6 @@ static void pulse_silent(FtPulse *p)
     char why[sizeof(p->heart.why)];
 
     WITH_QEMU_LOCK_GUARD(&p->lock) {
-        p->over = true;
         pstrcpy(why, sizeof(why), p->heart.why);
     }
     trace_ft_pulse_silent(why);
@@ -234,7 +232,6 @@ static void pulse_lost(FtPulse *p, bool closed, const char *reason)
     ft_link_shutdown(p->link);
 
     WITH_QEMU_LOCK_GUARD(&p->lock) {
-        p->over = true;
         while (!closed && !p->quit) {
             int64_t left = ft_heart_peer_lease(&p->heart) -
                            g_get_monotonic_time();

@@ -25,6 +25,8 @@ static struct {
     QEMUTimer *timer;
     char *uri;                  /* of the try that is under way, or the last */
     char *error;                /* why the last one was in vain */
+    GHashTable *told;           /* URI -> the same, as people were told */
+    char *reason;               /* of the loss */
 } re;
 
 static int64_t now_ms(void)
@@ -59,12 +61,21 @@ static void set_timer(void)
 /* People hear of each reason once, not with every try. */
 static void in_vain(const char *why)
 {
-    if (g_strcmp0(why, re.error)) {
+    g_free(re.error);
+    re.error = g_strdup(why);
+    if (g_strcmp0(why, g_hash_table_lookup(re.told, re.uri))) {
         warn_report("ft: not protected again by %s: %s; it is tried on",
                     re.uri, why);
-        g_free(re.error);
-        re.error = g_strdup(why);
+        g_hash_table_replace(re.told, g_strdup(re.uri), g_strdup(why));
     }
+}
+
+static void begin(const char *reason)
+{
+    g_clear_pointer(&re.error, g_free);
+    g_free(re.reason);
+    re.reason = g_strdup(reason);
+    g_hash_table_remove_all(re.told);
 }
 
 static void try_one(void *opaque)
@@ -104,12 +115,14 @@ void ft_reprotect_lost(const char *reason)
     }
     if (!re.timer) {
         re.timer = timer_new_ms(QEMU_CLOCK_REALTIME, try_one, NULL);
+        re.told = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                        g_free);
         qemu_register_shutdown_notifier(&shutdown_notifier);
     }
     if (re.retry.trying) {
         in_vain(reason);
     } else if (!re.retry.wanted) {
-        g_clear_pointer(&re.error, g_free);
+        begin(reason);
     }
     ft_retry_lost(&re.retry, now_ms());
     set_timer();
@@ -148,6 +161,11 @@ bool ft_reprotect_stop(void)
 
     set_timer();
     return was;
+}
+
+const char *ft_reprotect_reason(void)
+{
+    return ft_retry_active(&re.retry) ? re.reason : NULL;
 }
 
 void ft_reprotect_query(FtStatus *st)

@@ -32,6 +32,10 @@ void ft_reprotect_changed(void);
 /* The operator, or the end of the guest.  True if it was under way. */
 bool ft_reprotect_stop(void);
 
+/* Why the guest lost its protection, which it is to get again; NULL: it is
+ * not under way. */
+const char *ft_reprotect_reason(void);
+
 /* Fill in what is known of it, if it is under way. */
 void ft_reprotect_query(FtStatus *st);
 

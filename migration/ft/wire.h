@@ -93,8 +93,8 @@ void ft_wire_put_header(uint8_t *buf, const FtFrame *f);
  * are listed above by type; the other types have none), a length over the
  * limit of the type (DISARM, FAILOVER, FENCED, READY carry at most
  * FT_WIRE_TEXT_MAX bytes; ACK at most FT_ACK_SIZE; HEARTBEAT exactly
- * FT_HEARTBEAT_SIZE; EPOCH_END exactly FT_EPOCH_END_SIZE; HELLO and WELCOME exactly FT_HELLO_SIZE; the others
- * FT_WIRE_PAYLOAD_MAX).
+ * FT_HEARTBEAT_SIZE; EPOCH_END exactly FT_EPOCH_END_SIZE; HELLO and WELCOME
+ * exactly FT_HELLO_SIZE; the others FT_WIRE_PAYLOAD_MAX).
  * @f is left alone when it returns false.
  */
 bool ft_wire_get_header(const uint8_t *buf, FtFrame *f, Error **errp);

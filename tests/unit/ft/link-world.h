@@ -288,6 +288,10 @@ static void open_session(Call *c)
     }
     wait_for(&pairs);
     g_assert_cmpint(pairs, ==, before + 1);
+    /* The handshake's time does not count for what follows. */
+    g_assert_true(!c->links.data->deadline && !b_links.data->deadline &&
+                  !c->links.control->deadline && !b_links.control->deadline &&
+                  !c->links.heart->deadline && !b_links.heart->deadline);
 }
 
 /* A frame from @from, which must be what @to gets next. */

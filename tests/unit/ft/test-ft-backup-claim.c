@@ -420,6 +420,15 @@ static void test_grace(void)
         g_assert_cmpint(ft_bak_poll(&w->b, T0 + FENCE), ==, INT64_MAX);
         expect(w, TAKE);
     }
+    /* Nor does a standstill make the wait shorter. */
+    {
+        g_autoptr(World) w = world_at(WON);
+        int64_t late = w->now + FENCE / 2;
+
+        g_assert_cmpint(ft_bak_poll(&w->b, late), ==,
+                        late + FT_BAK_GRACE_US);
+        g_assert_cmpint(w->b.fence_deadline, ==, T0 + FENCE);
+    }
     /* A second wait has a grace of its own. */
     {
         g_autoptr(World) w = world_at(HEART_LOST);

@@ -651,11 +651,12 @@ static void histories(bool force, uint64_t count)
     Totals t = { 0 };
 
     if (replay) {
-        char *at;
-        Number n = { .seed = strtoull(replay, &at, 0), .force = force };
+        Number n = { .mask = UINT32_MAX, .force = force };
+        int got = sscanf(replay, "%" SCNu64 " %" SCNu64 " %x", &n.seed,
+                         &n.luck, &n.mask);
 
-        n.luck = *at ? strtoull(at, &at, 0) : n.seed;
-        n.mask = *at ? strtoul(at, &at, 0) : UINT32_MAX;
+        g_assert_cmpint(got, >, 0);
+        n.luck = got > 1 ? n.luck : n.seed;
         tell(&n);
         g_assert_null(run(&n, &t, NULL));
         return;
@@ -687,8 +688,12 @@ static void histories(bool force, uint64_t count)
 static uint64_t runs(uint64_t usual)
 {
     const char *set = getenv("FT_LINE_RUNS");
+    uint64_t n = g_test_slow() ? 20 * usual : usual;
 
-    return set ? strtoull(set, NULL, 0) : g_test_slow() ? 20 * usual : usual;
+    if (set) {
+        g_assert_cmpint(sscanf(set, "%" SCNu64, &n), ==, 1);
+    }
+    return n;
 }
 
 static void test_histories(void)

@@ -147,8 +147,8 @@ static bool call_order(Call *c)
     g_assert_cmpint(qatomic_read(&pairs), ==, 0);
     c->links.control = by_hand(FT_CHANNEL_CONTROL, c->token, 7, &w,
                                &error_abort);
-    by_hand_refused(FT_CHANNEL_CONTROL, c->token, 7, "serves a session");
-    by_hand_refused(FT_CHANNEL_HEART, c->token, 7, "serves a session");
+    by_hand_refused(FT_CHANNEL_CONTROL, c->token, 7, "already");
+    by_hand_refused(FT_CHANNEL_HEART, c->token, 7, "already");
     return true;
 }
 

@@ -474,7 +474,7 @@ static void run(Fault fault, uint64_t fault_step, unsigned depth,
         must(w, w->b_runs || w->b_orderly);
     }
     if (fault == KILL_BACKUP) {
-        /* It may have asked this side to stop, nobody else makes it. */
+        /* Until then there was no reason to ask this side to stop. */
         must(w, !w->p_fenced);
     }
     if (steps) {

@@ -349,6 +349,7 @@ static void test_grace(void)
     g_autoptr(World) lost = world_at(PROTECTED_1);
     g_autoptr(World) silent = world_at(PROTECTED_1);
     g_autoptr(World) late = world_at(PROTECTED_1);
+    g_autoptr(World) again = world_at(PROTECTED_1);
 
     g_assert_cmpint(ft_pri_poll(&hung->p, hung->now), ==, hung->now + EPOCH);
     poll_in(hung, 2 * ACK);
@@ -382,6 +383,17 @@ static void test_grace(void)
         poll_in(late, 3 * FT_PRI_GRACE_US);
     }
     expect(late, "t3 " ASK);
+
+    /* Who was heard in between has his grace the next time. */
+    for (uint64_t e = 2; e < 5; e++) {
+        g_autofree char *want = g_strdup_printf("t%" PRIu64 " c%" PRIu64,
+                                                e + 1, e);
+
+        ft_pri_poll(&again->p, again->now);
+        poll_in(again, 2 * ACK);
+        ft_pri_ack(&again->p, e, again->now);
+        expect(again, want);
+    }
 }
 
 /* Two connections end: the first tells when and why, and time is up. */

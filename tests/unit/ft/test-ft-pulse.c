@@ -3,315 +3,20 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Real threads and sockets.  The other end is mostly the test itself, byte by
- * byte.  A slow host must not make a test fail: what must come is waited for
- * for WAIT_US, and of times only lower bounds are checked.  The main loop runs
- * only where a test says so.
+ * Real threads and sockets.  A slow host must not make a test fail: what must
+ * come is waited for for WAIT_US, and of times only lower bounds are checked.
+ * The main loop runs only where a test says so.
  */
 
 #include "qemu/osdep.h"
-#include <poll.h>
 #include <sys/wait.h>
-#include "io/channel-socket.h"
 #include "qapi/error.h"
 #include "qemu/atomic.h"
-#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
-#include "migration/ft/link-private.h"
-#include "migration/ft/pulse.h"
-
-#define WAIT_US     (30 * G_USEC_PER_SEC)
-#define MS          1000ll
-#define FRAME_SIZE  (FT_WIRE_HEADER + FT_HEARTBEAT_SIZE)
-
-/* Interval and timeout: so long that what is not at once is never; and so
- * short that it can be waited for. */
-#define SLOW        300, 75000
-#define QUICK       40, 1000
-#define QUICK_US    (1000 * MS)
+#include "pulse-world.h"
 
 static const char *myself;
-
-/* No TLS here. */
-ssize_t ft_tls_read(FtLink *l, void *buf, size_t len, Error **errp)
-{
-    g_assert_not_reached();
-}
-
-ssize_t ft_tls_write(FtLink *l, const void *buf, size_t len, Error **errp)
-{
-    g_assert_not_reached();
-}
-
-int ft_tls_bye(FtLink *l)
-{
-    g_assert_not_reached();
-}
-
-bool ft_tls_client(FtLink *l, const FtTls *tls, const SocketAddress *addr,
-                   Error **errp)
-{
-    g_assert_not_reached();
-}
-
-bool ft_tls_check_address(const FtTls *tls, const SocketAddress *addr,
-                          Error **errp)
-{
-    g_assert_not_reached();
-}
-
-/* ----------------------------------------------------- what is called back */
-
-typedef struct Watch {
-    QemuMutex lock;
-    QemuCond cond;
-    int silent, lost, renewed;
-    char *reason;
-    int64_t at;
-} Watch;
-
-static void watch_end(Watch *w, int *what, const char *reason)
-{
-    QEMU_LOCK_GUARD(&w->lock);
-    /* Either of them, once. */
-    g_assert_cmpint(w->silent + w->lost, ==, 0);
-    w->at = g_get_monotonic_time();
-    w->reason = g_strdup(reason);
-    (*what)++;
-    qemu_cond_signal(&w->cond);
-}
-
-static void on_silent(void *opaque, const char *reason)
-{
-    Watch *w = opaque;
-
-    watch_end(w, &w->silent, reason);
-}
-
-static void on_lost(void *opaque, const char *reason)
-{
-    Watch *w = opaque;
-
-    watch_end(w, &w->lost, reason);
-}
-
-static void on_renewed(void *opaque)
-{
-    Watch *w = opaque;
-
-    QEMU_LOCK_GUARD(&w->lock);
-    g_assert_cmpint(w->silent + w->lost, ==, 0);
-    w->renewed++;
-    qemu_cond_signal(&w->cond);
-}
-
-static const FtPulseOps ops = {
-    .silent = on_silent, .lost = on_lost, .renewed = on_renewed,
-};
-
-static void watch_wait(Watch *w, int *what, int count)
-{
-    int64_t end = g_get_monotonic_time() + WAIT_US;
-
-    QEMU_LOCK_GUARD(&w->lock);
-    while (*what < count) {
-        int64_t left = end - g_get_monotonic_time();
-
-        if (left <= 0 || (what == &w->silent && w->lost) ||
-            (what == &w->lost && w->silent)) {
-            g_error("not called (%d times of %d): %s", *what, count,
-                    w->reason ?: "-");
-        }
-        qemu_cond_timedwait(&w->cond, &w->lock, DIV_ROUND_UP(left, 1000));
-    }
-    g_assert_cmpint(*what, ==, count);
-}
-
-static int watch_get(Watch *w, const int *what)
-{
-    QEMU_LOCK_GUARD(&w->lock);
-    return *what;
-}
-
-static void watch_reason(Watch *w, const char *word)
-{
-    if (!strstr(w->reason, word)) {
-        g_error("no '%s' in: %s", word, w->reason);
-    }
-}
-
-/* ------------------------------------------------- a pulse, and its peer */
-
-typedef struct World {
-    Watch watch;
-    FtLink *link;
-    FtPulse *pulse;
-    int64_t begun;
-    int fd;                     /* the peer's end */
-    uint64_t number;            /* the last one of the peer's */
-    FtHeartbeat heard;          /* the last one that it heard */
-} World;
-
-static FtLink *link_of(int fd)
-{
-    QIOChannelSocket *sioc = qio_channel_socket_new_fd(fd, &error_abort);
-    FtLink *l = ft_link_new(QIO_CHANNEL(sioc));
-
-    object_unref(OBJECT(sioc));
-    return l;
-}
-
-static void watch_begin(Watch *w)
-{
-    qemu_mutex_init(&w->lock);
-    qemu_cond_init(&w->cond);
-}
-
-static void watch_clear(Watch *w)
-{
-    qemu_mutex_destroy(&w->lock);
-    qemu_cond_destroy(&w->cond);
-    g_free(w->reason);
-}
-
-static void world_begin_on(World *w, int fd, int interval_ms, int timeout_ms,
-                           int stuck_ms)
-{
-    FtHeartParams params = {
-        .interval_us = interval_ms * MS, .timeout_us = timeout_ms * MS,
-    };
-
-    watch_begin(&w->watch);
-    w->link = link_of(fd);
-    w->begun = g_get_monotonic_time();
-    w->pulse = ft_pulse_new(w->link, &params, stuck_ms * MS, &ops, &w->watch);
-}
-
-static void world_begin(World *w, int interval_ms, int timeout_ms,
-                        int stuck_ms)
-{
-    int fds[2];
-
-    memset(w, 0, sizeof(*w));
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
-    w->fd = fds[1];
-    world_begin_on(w, fds[0], interval_ms, timeout_ms, stuck_ms);
-}
-
-/* Nothing else may have been called than what the test says. */
-static void world_end(World *w, int silent, int lost)
-{
-    ft_pulse_free(w->pulse);
-    g_assert_cmpint(w->watch.silent, ==, silent);
-    g_assert_cmpint(w->watch.lost, ==, lost);
-    ft_link_unref(w->link);
-    watch_clear(&w->watch);
-    if (w->fd >= 0) {
-        close(w->fd);
-    }
-}
-
-static void peer_write(World *w, const void *buf, size_t len)
-{
-    g_assert_cmpint(send(w->fd, buf, len, MSG_NOSIGNAL), ==, len);
-}
-
-static void make_frame(uint8_t *buf, FtFrameType type, const void *payload,
-                       uint32_t len)
-{
-    FtFrame f = {
-        .type = type, .length = len,
-        .payload_crc = ft_wire_crc32c(0, payload, len),
-    };
-
-    ft_wire_put_header(buf, &f);
-    memcpy(buf + FT_WIRE_HEADER, payload, len);
-}
-
-static void make_beat(uint8_t *buf, uint64_t number, uint64_t echo)
-{
-    FtHeartbeat hb = { .number = number, .echo = echo };
-    uint8_t payload[FT_HEARTBEAT_SIZE];
-
-    ft_wire_put_heartbeat(payload, &hb);
-    make_frame(buf, FT_FRAME_HEARTBEAT, payload, sizeof(payload));
-}
-
-static void peer_beat(World *w, uint64_t echo)
-{
-    uint8_t buf[FRAME_SIZE];
-
-    make_beat(buf, ++w->number, echo);
-    peer_write(w, buf, sizeof(buf));
-}
-
-static bool peer_readable(World *w, int ms)
-{
-    struct pollfd pfd = { .fd = w->fd, .events = POLLIN };
-    int ret = poll(&pfd, 1, ms);
-
-    g_assert_cmpint(ret, >=, 0);
-    return ret > 0;
-}
-
-/* The next one that the pulse sends.  False: the connection has ended. */
-static bool peer_hear(World *w)
-{
-    uint8_t buf[FRAME_SIZE];
-    uint64_t number = w->heard.number;
-    size_t have = 0;
-    FtFrame f;
-
-    while (have < sizeof(buf)) {
-        ssize_t n;
-
-        g_assert_true(peer_readable(w, WAIT_US / 1000));
-        n = read(w->fd, buf + have, sizeof(buf) - have);
-        if (n == 0 || (n < 0 && errno == ECONNRESET)) {
-            g_assert_cmpuint(have, ==, 0);
-            return false;
-        }
-        g_assert_cmpint(n, >, 0);
-        have += n;
-    }
-    g_assert_true(ft_wire_get_header(buf, &f, &error_abort));
-    g_assert_cmpint(f.type, ==, FT_FRAME_HEARTBEAT);
-    g_assert_true(ft_wire_check_payload(&f, buf + FT_WIRE_HEADER,
-                                        &error_abort));
-    g_assert_true(ft_wire_get_heartbeat(buf + FT_WIRE_HEADER, f.length,
-                                        &w->heard, &error_abort));
-    g_assert_cmpuint(w->heard.number, ==, number + 1);
-    g_assert_cmpuint(w->heard.echo, <=, w->number);
-    return true;
-}
-
-/* All is well for so many of the pulse's heartbeats. */
-static void peer_well(World *w, int rounds)
-{
-    while (rounds--) {
-        g_assert_true(peer_hear(w));
-        peer_beat(w, w->heard.number);
-    }
-}
-
-/* Until the pulse has sent an echo of the peer's last one. */
-static void peer_echoed(World *w)
-{
-    do {
-        g_assert_true(peer_hear(w));
-    } while (w->heard.echo < w->number);
-}
-
-static FtPulseStats stats_of(World *w)
-{
-    FtPulseStats st;
-
-    ft_pulse_stats(w->pulse, &st);
-    return st;
-}
-
-/* ------------------------------------------------------------------ tests */
 
 static void test_pair(void)
 {
@@ -357,7 +62,7 @@ static void test_closed(void)
     World w;
 
     for (int half = 0; half < 2; half++) {
-        world_begin(&w, SLOW, 0);
+        begin_slow(&w);
         peer_well(&w, 1);
         peer_echoed(&w);
         if (half) {
@@ -429,7 +134,7 @@ static void test_wrong(void)
     /* The peer is alive: not before its lease is over. */
     for (n = 0; (len = bad_frame(n, buf, &word)); n++) {
         g_assert_cmpint(n, <, G_N_ELEMENTS(w));
-        world_begin(&w[n], QUICK, 0);
+        begin_quick(&w[n]);
         g_assert_true(peer_hear(&w[n]));
         told[n] = g_get_monotonic_time();
         peer_beat(&w[n], 1);
@@ -450,7 +155,7 @@ static void test_wrong(void)
     }
 
     /* One that was never given a lease is not waited for. */
-    world_begin(&w[0], SLOW, 0);
+    begin_slow(&w[0]);
     len = bad_frame(3, buf, &word);
     peer_write(&w[0], buf, len);
     watch_wait(&w[0].watch, &w[0].watch.lost, 1);
@@ -463,7 +168,7 @@ static void test_silent(void)
     World w;
     int64_t last;
 
-    world_begin(&w, QUICK, 0);
+    begin_quick(&w);
     g_assert_true(peer_hear(&w));
     watch_wait(&w.watch, &w.watch.silent, 1);
     watch_reason(&w.watch, "nothing was heard");
@@ -479,7 +184,7 @@ static void test_silent(void)
     w.fd = -1;
     world_end(&w, 1, 0);
 
-    world_begin(&w, QUICK, 0);
+    begin_quick(&w);
     peer_well(&w, 5);
     last = g_get_monotonic_time();
     peer_beat(&w, w.heard.number);
@@ -497,7 +202,7 @@ static void test_one_way(void)
     int64_t told;
     World w;
 
-    world_begin(&w, QUICK, 0);
+    begin_quick(&w);
     g_array_set_size(sent, 1);
     while (!watch_get(&w.watch, &w.watch.silent)) {
         int64_t now = g_get_monotonic_time();
@@ -594,8 +299,7 @@ static void test_stuck(void)
             peer_well(&w, 1);
         }
     }
-    /* And stops once more.  (It wrote the time down at most an interval
-     * before its last round.) */
+    /* And stops once more.  It wrote down a time, at most an interval ago. */
     while (stats_of(&w).muted < 2) {
         g_assert_cmpint(g_get_monotonic_time(), <, end);
         if (peer_readable(&w, 1)) {
@@ -606,6 +310,24 @@ static void test_stuck(void)
     world_end(&w, 0, 0);
     /* Its timer is gone. */
     main_loop_wait(true);
+}
+
+/* It is looked after soon also when heartbeats are seldom. */
+static void test_stuck_seldom(void)
+{
+    int64_t end = g_get_monotonic_time() + WAIT_US;
+    World w;
+
+    world_begin(&w, 100000, 1000000, 100);
+    g_assert_true(peer_hear(&w));
+    g_usleep(200 * MS);
+    /* That wakes the thread up: the last time for long. */
+    peer_beat(&w, 1);
+    while (!stats_of(&w).muted) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(MS);
+    }
+    world_end(&w, 0, 0);
 }
 
 /* A main loop that comes round, if not often, is not stuck. */
@@ -680,7 +402,7 @@ static void test_shutdown(void)
     World w;
 
     /* And goes: nobody is called. */
-    world_begin(&w, SLOW, 0);
+    begin_slow(&w);
     peer_well(&w, 1);
     peer_echoed(&w);
     begun = g_get_monotonic_time();
@@ -689,7 +411,7 @@ static void test_shutdown(void)
     g_assert_cmpint(g_get_monotonic_time(), <, begun + WAIT_US);
 
     /* Also when the thread waits already for the peer's lease to end. */
-    world_begin(&w, SLOW, 0);
+    begin_slow(&w);
     peer_well(&w, 1);
     peer_echoed(&w);
     g_assert_true(ft_pulse_leased(w.pulse));
@@ -701,7 +423,7 @@ static void test_shutdown(void)
     g_assert_cmpint(g_get_monotonic_time(), <, begun + WAIT_US);
 
     /* And waits: it is told when the peer's lease is over. */
-    world_begin(&w, QUICK, 0);
+    begin_quick(&w);
     g_assert_true(peer_hear(&w));
     told = g_get_monotonic_time();
     peer_beat(&w, 1);
@@ -722,7 +444,7 @@ static void test_full(void)
     int size = 1;
     World w;
 
-    world_begin(&w, QUICK, 0);
+    begin_quick(&w);
     g_assert_cmpint(setsockopt(w.link->sioc->fd, SOL_SOCKET, SO_SNDBUF, &size,
                                sizeof(size)), ==, 0);
     while (!watch_get(&w.watch, &w.watch.lost)) {
@@ -766,8 +488,8 @@ static int child(int fd)
     bool leased = false;
     World w = { .fd = -1 };
 
-    signal(SIGCONT, on_cont);
-    world_begin_on(&w, fd, QUICK, 0);
+    sigaction(SIGCONT, &(struct sigaction) { .sa_handler = on_cont }, NULL);
+    world_begin_on(&w, fd, QUICK_BEAT_MS, QUICK_MS, 0);
     while (!qatomic_read(&conts)) {
         g_assert_cmpint(g_get_monotonic_time(), <, end);
         if (!leased && ft_pulse_leased(w.pulse)) {
@@ -796,6 +518,7 @@ static char child_says(int fd)
 static void test_stopped(void)
 {
     g_autofree char *arg = NULL;
+    char *args[3] = { NULL };
     int fds[2], status = 0;
     World w = { .fd = -1 };
     int out;
@@ -803,12 +526,14 @@ static void test_stopped(void)
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
     arg = g_strdup_printf("--child=%d", fds[1]);
+    args[0] = (char *)myself;
+    args[1] = arg;
     g_assert_true(g_spawn_async_with_pipes(
-        NULL, (char *[]) { (char *)myself, arg, NULL }, NULL,
+        NULL, args, NULL,
         G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_LEAVE_DESCRIPTORS_OPEN, NULL,
         NULL, &pid, NULL, &out, NULL, NULL));
     close(fds[1]);
-    world_begin_on(&w, fds[0], QUICK, 0);
+    world_begin_on(&w, fds[0], QUICK_BEAT_MS, QUICK_MS, 0);
     g_assert_cmpint(child_says(out), ==, 'L');
 
     g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
@@ -848,6 +573,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/pulse/one-way", test_one_way);
     g_test_add_func("/ft/pulse/lease", test_lease);
     g_test_add_func("/ft/pulse/stuck", test_stuck);
+    g_test_add_func("/ft/pulse/stuck/seldom", test_stuck_seldom);
     g_test_add_func("/ft/pulse/not-stuck", test_not_stuck);
     g_test_add_func("/ft/pulse/pieces", test_pieces);
     g_test_add_func("/ft/pulse/shutdown", test_shutdown);

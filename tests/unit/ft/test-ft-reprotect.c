@@ -139,6 +139,7 @@ static void test_in_turn(void)
     g_assert_null(query());
     refuse = true;
     ft_reprotect_lost("the backup is gone");
+    g_assert_cmpstr(ft_reprotect_reason(), ==, "the backup is gone");
     r = query();
     g_assert_cmpstr(r->uri, ==, "tcp:a:1");
     g_assert_cmpuint(r->tries, ==, 0);
@@ -170,8 +171,13 @@ static void test_in_turn(void)
     g_assert_cmpstr(r->error, ==, "lost in the first copy");
     qapi_free_FtReprotectStatus(r);
     loop_until_tried("abab");
+    r = query();
+    g_assert_cmpstr(r->uri, ==, "tcp:b:2");
+    qapi_free_FtReprotectStatus(r);
+    g_assert_cmpstr(ft_reprotect_reason(), ==, "the backup is gone");
     state(FT_STATE_PROTECTED, "protected");
     g_assert_null(query());
+    g_assert_null(ft_reprotect_reason());
     loop_for(20);
     g_assert_cmpstr(tried->str, ==, "abab");
 }
@@ -179,9 +185,14 @@ static void test_in_turn(void)
 /* The old session is still being freed. */
 static void test_busy(void)
 {
+    FtReprotectStatus *r;
+
     begin(&second);
     session = &a_session;
     ft_reprotect_lost("gone");
+    r = query();
+    g_assert_null(r->error);    /* that was another time */
+    qapi_free_FtReprotectStatus(r);
     loop_for(50);
     g_assert_cmpstr(tried->str, ==, "");
     session = NULL;

@@ -62,7 +62,8 @@ static void psk_dir(const char *dir, const char *name, const char *key)
     write_dh(path);
 }
 
-/* An object with @id = "@name-server" or "@name-client". */
+/* An object with @id = "@name-server" or "@name-client".  With AES, as that is
+ * what certificates give. */
 static Object *psk_object(const char *dir, const char *name, bool server)
 {
     g_autofree char *path = g_build_filename(dir, name, NULL);
@@ -71,7 +72,8 @@ static Object *psk_object(const char *dir, const char *name, bool server)
 
     return object_new_with_props(TYPE_QCRYPTO_TLS_CREDS_PSK,
                                  object_get_objects_root(), id, &error_abort,
-                                 "endpoint", end, "dir", path, NULL);
+                                 "endpoint", end, "dir", path, "priority",
+                                 "NORMAL:-CHACHA20-POLY1305", NULL);
 }
 
 static FtTls *tls_new(const char *id, bool server)
