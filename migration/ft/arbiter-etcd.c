@@ -63,7 +63,7 @@ typedef struct EtcdArbiter {
  * So a thread that is in libcurl is given the time to finish, and none goes in
  * any more.  Those that wait for a silent etcd do nothing meanwhile.
  */
-#define EXIT_MS 200
+#define EXIT_MS 1000
 
 static struct {
     QemuMutex lock;

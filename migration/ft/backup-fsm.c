@@ -92,10 +92,37 @@ static void bak_await(FtBak *b, int64_t now, int64_t timeout)
     b->grace_given = false;
 }
 
+/* Does the primary let nothing out any more?  See (1) in the header. */
+static bool bak_lease_is_over(const FtBak *b)
+{
+    return b->silent || (b->heart_lost && (b->control_lost || b->given_up));
+}
+
+/* The primary says nothing more: go on as soon as its lease is over. */
+static void bak_give_up(FtBak *b)
+{
+    b->given_up = true;
+    if (bak_lease_is_over(b)) {
+        bak_take_over(b);
+    } else {
+        b->ops->end_heart(b->opaque);
+    }
+}
+
+/* Won, and control is lost: if the primary has died, its heartbeats'
+ * connection ends in the same moment. */
+static void bak_won_alone(FtBak *b, int64_t now)
+{
+    if (bak_lease_is_over(b)) {
+        bak_take_over(b);
+    } else {
+        bak_await(b, now, FT_BAK_GRACE_US);
+    }
+}
+
 /*
  * The arbiter has said yes.  A primary that still hears this side may finish
- * what it is writing; it is not waited for if it is silent, as then its lease
- * is over and it lets nothing out.
+ * what it is writing; it is not waited for if its lease is over.
  */
 static void bak_won(FtBak *b, int64_t now)
 {
@@ -104,7 +131,7 @@ static void bak_won(FtBak *b, int64_t now)
         b->ops->send_failover(b->opaque, true);
     }
     if (b->control_lost || b->silent) {
-        bak_take_over(b);
+        bak_won_alone(b, now);
     } else {
         bak_await(b, now, b->params.fence_timeout_us);
     }
@@ -345,7 +372,7 @@ void ft_bak_control_lost(FtBak *b, int64_t now)
     }
     b->control_lost = true;
     if (b->state == FT_BAK_CLAIMING && b->claim_won) {
-        bak_take_over(b);
+        bak_won_alone(b, now);
     } else if (!bak_live(b)) {
         return;
     } else if (b->state == FT_BAK_SYNC) {
@@ -364,6 +391,10 @@ void ft_bak_control_lost(FtBak *b, int64_t now)
 
 void ft_bak_heart_lost(FtBak *b, int64_t now)
 {
+    b->heart_lost = true;
+    if (b->state == FT_BAK_CLAIMING && b->claim_won && bak_lease_is_over(b)) {
+        bak_take_over(b);
+    }
     if (!bak_live(b) || b->fencing) {
         return;
     }
@@ -490,7 +521,7 @@ int64_t ft_bak_poll(FtBak *b, int64_t now)
     if (now >= b->fence_deadline) {
         b->fencing = false;
         if (b->state == FT_BAK_CLAIMING) {
-            bak_take_over(b);
+            bak_give_up(b);
             return INT64_MAX;
         }
         bak_claim(b, b->why, true);

@@ -35,15 +35,20 @@
  *
  *  event            CLAIMING
  *  FENCED           TAKEOVER: the primary has stopped for good
- *  claim won        silent, or control lost: TAKEOVER; else FAILOVER, and
- *                   TAKEOVER on FENCED, when control is lost, or after
- *                   fence_timeout
+ *  claim won        the primary has no lease (1): TAKEOVER.  Else FAILOVER if
+ *                   control is up; TAKEOVER on FENCED, or (1).  After
+ *                   fence_timeout, or FT_BAK_GRACE_US without control: ends
+ *                   the heartbeats, so that (1) comes
  *  claim lost       DISCARDED: the primary goes on
  *  claim unknown    stays, told
  *  disarm           stays: the primary goes on only if the arbiter lets it
  *                   or if this side had answered, which it does not now
  *  forced           as claim won
  *  frames           ignored
+ *
+ * (1) It is silent; or its heartbeats' connection has ended, and control is
+ * lost, too, or was given up.  That connection's end is only told here when
+ * the primary's lease is over (pulse.h), so it lets nothing out any more.
  *
  * A bad frame from a live primary means that one of the two is broken, not
  * that the primary is dead: it is told (ERROR) and goes on unprotected,
@@ -127,6 +132,9 @@ typedef struct FtBakOps {
     void (*send_failover)(void *opaque, bool claimed);
     /* Ask the arbiter; the answers come by ft_bak_claimed(). */
     void (*claim)(void *opaque);
+    /* Shut down the connection for heartbeats: ft_bak_heart_lost() comes when
+     * the primary's lease is over, at once if it was called before. */
+    void (*end_heart)(void *opaque);
     /* Go on from @epoch. */
     void (*takeover)(void *opaque, uint64_t epoch, const char *reason);
     /* The session is over without takeover. */
@@ -150,7 +158,9 @@ typedef struct FtBak {
     bool data_lost;
     bool control_lost;
     bool silent;                /* no heartbeats */
+    bool heart_lost;            /* their connection has ended */
     bool claim_won;
+    bool given_up;              /* control's word is not waited for any more */
     bool fencing;               /* the control connection's word is waited
                                  * for, until fence_deadline */
     bool bad_image;             /* what is in RAM is not a whole epoch */

@@ -224,6 +224,13 @@ static void op_claim(void *opaque)
                      claim_answer, b);
 }
 
+static void op_end_heart(void *opaque)
+{
+    FtBackup *b = opaque;
+
+    ft_link_shutdown(b->links.heart);
+}
+
 static void op_takeover(void *opaque, uint64_t epoch, const char *reason)
 {
     ft_inject(FT_FAULT_POINT_CLAIMED);
@@ -255,6 +262,7 @@ const FtBakOps ft_backup_ops = {
     .send_disarm = op_send_disarm,
     .send_failover = op_send_failover,
     .claim = op_claim,
+    .end_heart = op_end_heart,
     .takeover = op_takeover,
     .discard = op_discard,
 };

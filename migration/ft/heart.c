@@ -89,7 +89,7 @@ int64_t ft_heart_poll(FtHeart *h, int64_t now, bool mute, bool *send,
               MAX(h->waits_since + p->timeout_us, h->grace);
     next = MAX(h->heard_at + p->timeout_us, h->grace);
     if (now >= unheard) {
-        /* It has heard what it told us of, so that is never later. */
+        /* Never later than for silence: only what was heard is echoed. */
         next = ft_heart_peer_lease(h);
     }
     if (now >= next) {

@@ -191,6 +191,11 @@ static void on_claim(void *opaque)
     }
 }
 
+static void on_end_heart(void *opaque)
+{
+    say(opaque, "H");
+}
+
 static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
 {
     World *w = opaque;
@@ -222,9 +227,26 @@ static const FtBakOps ops = {
     .send_disarm = on_disarm,
     .send_failover = on_failover,
     .claim = on_claim,
+    .end_heart = on_end_heart,
     .takeover = on_takeover,
     .discard = on_discard,
 };
+
+/* The connection for heartbeats is shut down, and so the primary's lease is
+ * over after a while: that is what the takeover has waited for. */
+static void lease_ends(World *w, const char *want)
+{
+    for (int i = 0; i < 20 && !w->log->len; i++) {
+        w->now = MIN(ft_bak_poll(&w->b, w->now), w->now + FENCE);
+    }
+    g_assert_cmpstr(w->log->str, ==, "H");
+    g_string_truncate(w->log, 0);
+    g_assert_cmpint(w->b.state, ==, FT_BAK_CLAIMING);
+    g_assert_cmpint(ft_bak_poll(&w->b, w->now + 100 * FENCE), ==, INT64_MAX);
+    ft_bak_heart_lost(&w->b, w->now);
+    g_assert_cmpstr(w->log->str, ==, want);
+    g_string_truncate(w->log, 0);
+}
 
 static World *world_new(void)
 {

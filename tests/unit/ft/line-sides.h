@@ -255,6 +255,20 @@ static void b_claim(void *opaque)
     claimer_ask(s->w, s, BAK);
 }
 
+static void b_end_heart(void *opaque)
+{
+    Sess *s = opaque;
+    World *w = s->w;
+
+    conn_close(w, s, HEARTS, BAK, false);
+    if (!s->pulse_over[BAK]) {
+        s->pulse_over[BAK] = true;
+        s->pulse_at[BAK] = NEVER;
+        s->pulse_lost_at[BAK] = MAX(w->now,
+                                    ft_heart_peer_lease(&s->heart[BAK]));
+    }
+}
+
 static void b_takeover(void *opaque, uint64_t epoch, const char *reason)
 {
     Sess *s = opaque;
@@ -305,6 +319,7 @@ static const FtBakOps b_ops = {
     .send_disarm = b_disarm,
     .send_failover = b_failover,
     .claim = b_claim,
+    .end_heart = b_end_heart,
     .takeover = b_takeover,
     .discard = b_discard,
 };

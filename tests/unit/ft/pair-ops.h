@@ -391,6 +391,19 @@ static void b_claim(void *opaque)
     }
 }
 
+static void b_end_heart(void *opaque)
+{
+    World *w = opaque;
+
+    chan_close(w, HEART_BP, false);
+    if (!w->heart_over[BAK]) {
+        w->heart_over[BAK] = true;
+        w->heart_at[BAK] = INT64_MAX;
+        w->heart_lost_at[BAK] = MAX(w->now,
+                                    ft_heart_peer_lease(&w->heart[BAK]));
+    }
+}
+
 static void b_closes(World *w)
 {
     for (int c = CTL_BP; c < CHANNELS; c += 2) {
@@ -459,6 +472,7 @@ static const FtBakOps b_ops = {
     .send_disarm = b_disarm,
     .send_failover = b_failover,
     .claim = b_claim,
+    .end_heart = b_end_heart,
     .takeover = b_takeover,
     .discard = b_discard,
 };

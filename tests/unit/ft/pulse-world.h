@@ -10,6 +10,7 @@
 #include <poll.h>
 #include "io/channel-socket.h"
 #include "qapi/error.h"
+#include "qemu/atomic.h"
 #include "qemu/lockable.h"
 #include "migration/ft/link-private.h"
 #include "migration/ft/pulse.h"
@@ -204,6 +205,7 @@ static void begin_quick(World *w)
 static void world_end(World *w, int silent, int lost)
 {
     ft_pulse_free(w->pulse);
+    g_assert_cmpint(qatomic_read(&w->link->refs), ==, 1);
     g_assert_cmpint(w->watch.silent, ==, silent);
     g_assert_cmpint(w->watch.lost, ==, lost);
     ft_link_unref(w->link);

@@ -59,14 +59,14 @@ static const struct {
                         [STANDBY ... HEART_LOST] = "x " ASK,
                         [CONTROL_LOST] = "x " CLAIM } },
     { "control lost", { [SYNC ... SYNC_HEART] = BAD,
-                        [WON ... FORCED] = TAKE } },
+                        [WON ... FORCED] = "" } },
     { "heart lost",   { } },
     { "silent",       { [SYNC ... SYNC_HEART] = BAD,
                         [STANDBY ... CONTROL_LOST] = CLAIM,
                         [WON ... FORCED] = TAKE } },
     { "disarm",       { [LIVE] = ORDERLY } },
     { "fenced",       { [ASKED ... FORCED] = TAKE } },
-    { "claim won",    { [ASKED ... CLAIM_DATA] = "F!", [CLAIM_BOTH] = TAKE,
+    { "claim won",    { [ASKED ... CLAIM_DATA] = "F!",
                         [CLAIM_SILENT] = "F! " TAKE,
                         [CLAIM_UNKNOWN] = "F!" } },
     { "claim lost",   { [WAITS] = "x >discarded L" } },
@@ -77,8 +77,8 @@ static const struct {
                         [ASKED ... DISCARDED] = "!" } },
     { "failover force", { [WAITING ... SYNC_HEART] = "!",
                           [STANDBY ... HEART_LOST] = "x >claiming F!",
-                          [CONTROL_LOST] = "x >claiming " TAKE,
-                          [ASKED ... CLAIM_DATA] = "F!", [CLAIM_BOTH] = TAKE,
+                          [CONTROL_LOST] = "x >claiming",
+                          [ASKED ... CLAIM_DATA] = "F!",
                           [CLAIM_SILENT] = "F! " TAKE,
                           [CLAIM_UNKNOWN] = "F!",
                           [TAKEOVER ... DISCARDED] = "!" } },
@@ -86,7 +86,7 @@ static const struct {
     { "failed",       { [TAKEOVER] = BAD } },
     { "poll",         { } },
     { "poll late",    { [SYNC_ENDED ... SYNC_HEART] = BAD, [HEART_LOST] = ASK,
-                        [CONTROL_LOST] = CLAIM, [WON ... FORCED] = TAKE } },
+                        [CONTROL_LOST] = CLAIM, [WON ... FORCED] = "H" } },
 };
 
 static void fire(World *w, const char *event)
@@ -454,7 +454,7 @@ static void test_takeover_epoch(void)
         ft_bak_control_lost(&w->b, w->now);
         ft_bak_claimed(&w->b, FT_CLAIM_WON, "", w->now);
         want = g_strdup_printf(">takeover T%" PRIu64, last);
-        expect(w, want);
+        lease_ends(w, want);
         g_assert_cmpuint(w->b.open_page_bytes, ==, 0);
         g_assert_cmpuint(w->b.open_device_bytes, ==, 0);
         g_assert_cmpuint(w->b.open_journal_bytes, ==, 0);
@@ -479,7 +479,7 @@ static void test_control_first(void)
     ft_bak_data_lost(&w->b, w->now + 10);
     expect(w, "x " CLAIM);
     ft_bak_claimed(&w->b, FT_CLAIM_WON, "", w->now + 20);
-    expect(w, ">takeover T3");
+    lease_ends(w, ">takeover T3");
 }
 
 /* The primary ends the first copy in order: data ends first, and then comes
