@@ -412,6 +412,28 @@ static FtClaim file_claim(void *be, uint64_t generation, const char *mark,
     return result;
 }
 
+/*
+ * The next session may put its own in the same place at this moment: look at
+ * it once nobody can, and give back what is not ours.
+ */
+static void file_remove_proof(FileArbiter *f, int dfd)
+{
+    g_autofree char *name = g_strdup_printf("%s.tmp-%08x%08x", f->base,
+                                            g_random_int(), g_random_int());
+    g_autofree char *proof = NULL;
+    int err;
+
+    if (renameat(dfd, f->session, dfd, name) < 0) {
+        return;
+    }
+    proof = file_get(dfd, name, &err);
+    if (!proof || strcmp(proof, f->proof)) {
+        /* It fails if there is another one by now, which is as well. */
+        (void)!linkat(dfd, name, dfd, f->session, 0);
+    }
+    unlinkat(dfd, name, 0);
+}
+
 static void file_retire(void *be)
 {
     FileArbiter *f = be;
@@ -421,7 +443,7 @@ static void file_retire(void *be)
         return;
     }
     if (f->proof && file_check_proof(f, dfd, NULL)) {
-        unlinkat(dfd, f->session, 0);
+        file_remove_proof(f, dfd);
     }
     close(dfd);
 }

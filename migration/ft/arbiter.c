@@ -75,6 +75,7 @@ struct FtArbiter {
 
     bool claim_asked;
     bool claiming;
+    bool insists;               /* the claim is not given up */
     bool telling;               /* fn is running */
     int64_t next_try;
     uint64_t generation;
@@ -280,7 +281,7 @@ static Work arbiter_next(FtArbiter *a, Job **job)
         int64_t until = INT64_MAX;
 
         a->busy_since = now;
-        if (a->claiming && !a->quit) {
+        if (a->claiming && (!a->quit || a->insists)) {
             if (now >= a->next_try) {
                 return WORK_CLAIM;
             }
@@ -292,12 +293,12 @@ static Work arbiter_next(FtArbiter *a, Job **job)
             (*job)->queued = false;
             return WORK_JOB;
         }
-        if (a->retire) {
+        if (a->retire && !(a->claiming && a->insists)) {
             a->retire = false;
             a->probing = false;
             return WORK_RETIRE;
         }
-        if (a->quit) {
+        if (a->quit && !(a->claiming && a->insists)) {
             return WORK_QUIT;
         }
         /* A claim that is tried again and again shows as much. */
@@ -408,9 +409,9 @@ static void arbiter_do_claim(FtArbiter *a, void *be, Error *err)
         a->next_try = now_ms() + RETRY_MS;
         if (a->claiming) {
             a->claiming = unknown;
-            a->telling = true;
             fn = a->fn;
             opaque = a->opaque;
+            a->telling = fn != NULL;
         }
     }
     if (fn) {
@@ -617,10 +618,25 @@ void ft_arbiter_claim(FtArbiter *a, uint64_t generation, FtClaimFn *fn,
     fn(opaque, FT_CLAIM_WON, "");
 }
 
+void ft_arbiter_insist(FtArbiter *a, uint64_t generation)
+{
+    QEMU_LOCK_GUARD(&a->lock);
+    if (a->ops && (a->claiming || !a->claim_asked)) {
+        a->claim_asked = true;
+        a->claiming = true;
+        a->insists = true;
+        a->generation = generation;
+        qemu_cond_signal(&a->work);
+    }
+}
+
 void ft_arbiter_quiet(FtArbiter *a)
 {
     QEMU_LOCK_GUARD(&a->lock);
-    a->claiming = false;
+    if (!a->insists) {
+        a->claiming = false;
+    }
+    a->fn = NULL;
     while (a->telling) {
         qemu_cond_wait(&a->done, &a->lock);
     }

@@ -119,6 +119,13 @@ void ft_arbiter_claim(FtArbiter *a, uint64_t generation, FtClaimFn *fn,
  * nevertheless, in the name of this side. */
 void ft_arbiter_quiet(FtArbiter *a);
 
+/*
+ * ft_arbiter_insist: this side goes on whatever the arbiter says, by the
+ * operator's word: claim @generation for the other one to find, for as long
+ * as it takes, also after quiet, retire and the last unref.
+ */
+void ft_arbiter_insist(FtArbiter *a, uint64_t generation);
+
 /* The session is over: take the proof away, when the thread comes to it. The
  * claims stay: they are what keeps a side that wakes up late from going on. */
 void ft_arbiter_retire(FtArbiter *a);

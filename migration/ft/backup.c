@@ -20,6 +20,9 @@
 
 #define BACKUP_FENCE_MS         500
 #define BACKUP_DEVICE_MAX       (64 * MiB)
+/* The primary opens a connection for each drive before it begins to send
+ * heartbeats. */
+#define BACKUP_FIRST_MS         30000
 
 void ft_backup_post(FtBackup *b, FtBackupEvent ev)
 {
@@ -274,15 +277,18 @@ static bool adopt_arbiter(FtBackup *b, const FtOffer *offer,
                           FtArbiter **arbiter, Error **errp)
 {
     FtArbiterParams params = { 0 };
-    g_autofree char *theirs = ft_arbiter_spec(&offer->arbiter);
     int64_t index = offer->image;
+    FtArbiterKind kind = index < 0 ? offer->arbiter.kind : FT_ARBITER_FILE;
     bool set, ok = true;
 
     if (!ft_params_arbiter(&params, &set, errp)) {
         return false;
     }
-    if (set && offer->image < 0 && params.kind != offer->arbiter.kind) {
+    if (set && params.kind != kind) {
         g_autofree char *mine = ft_arbiter_spec(&params);
+        g_autofree char *theirs = index < 0 ?
+            ft_arbiter_spec(&offer->arbiter) :
+            g_strdup("the directory of a shared image");
 
         error_setg(errp, "the primary has the arbiter '%s', this backup '%s':"
                    " set ft-arbiter to the same on both sides", theirs, mine);
@@ -320,6 +326,11 @@ static bool backup_adopt(void *opaque, const FtHello *hello, const char *text,
                    "drives");
         return false;
     }
+    if (hello->generation >= INT64_MAX) {
+        error_setg(errp, "the primary has generation %" PRIu64 ", which makes "
+                   "no sense", hello->generation);
+        return false;
+    }
     if (!ft_machine_adopt(b->machine, text, len, errp) ||
         !ft_offer_parse(offer_text, offer_len, &offer, errp)) {
         return false;
@@ -329,6 +340,7 @@ static bool backup_adopt(void *opaque, const FtHello *hello, const char *text,
     b->heart = (FtHeartParams) {
         .interval_us = offer.heartbeat_ms * 1000ll,
         .timeout_us = offer.timeout_ms * 1000ll,
+        .first_us = BACKUP_FIRST_MS * 1000ll,
     };
     ft_disks_free(b->disks);
     b->disks = ft_disks_adopt(drives, drives_len, errp);
@@ -486,6 +498,10 @@ bool ft_backup_failover(FtBackup *b, bool force, Error **errp)
 
     WITH_QEMU_LOCK_GUARD(&b->lock) {
         ok = ft_bak_failover(&b->fsm, force, ft_now_us(), errp);
+    }
+    if (ok && force) {
+        /* A primary that lives for all that shall find it taken. */
+        ft_arbiter_insist(b->session->arbiter, b->session->generation + 1);
     }
     backup_timer_set(b);
     return ok;

@@ -72,6 +72,8 @@ int64_t ft_heart_poll(FtHeart *h, int64_t now, bool mute, bool *send,
                       FtHeartbeat *hb)
 {
     const FtHeartParams *p = &h->params;
+    int64_t timeout = h->heard ? p->timeout_us :
+                                 MAX(p->timeout_us, p->first_us);
     int64_t next, unheard;
 
     *send = false;
@@ -86,8 +88,8 @@ int64_t ft_heart_poll(FtHeart *h, int64_t now, bool mute, bool *send,
 
     /* From when on the peer does not seem to hear us. */
     unheard = h->sent == h->echoed ? INT64_MAX :
-              MAX(h->waits_since + p->timeout_us, h->grace);
-    next = MAX(h->heard_at + p->timeout_us, h->grace);
+              MAX(h->waits_since + timeout, h->grace);
+    next = MAX(h->heard_at + timeout, h->grace);
     if (now >= unheard) {
         /* Never later than for silence: only what was heard is echoed. */
         next = ft_heart_peer_lease(h);
@@ -138,6 +140,10 @@ bool ft_heart_received(FtHeart *h, const FtHeartbeat *hb, int64_t now,
 
     if (hb->echo > h->echoed || h->sent == h->echoed) {
         h->graces = 0;
+    }
+    if (!h->heard && h->params.first_us) {
+        /* It has begun just now, and could not echo anything before. */
+        h->waits_since = now;
     }
     h->heard = hb->number;
     h->heard_at = now;

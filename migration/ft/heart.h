@@ -57,6 +57,8 @@ typedef struct FtHeartParams {
     int64_t interval_us;
     int64_t timeout_us;         /* the same on both sides; at least four
                                  * intervals, at most FT_HEART_RING of them */
+    int64_t first_us;           /* the other side may be so late to begin; 0:
+                                 * no later than usual */
 } FtHeartParams;
 
 typedef enum FtHeartVerdict {

@@ -294,7 +294,7 @@ void ft_pri_peer_failover(FtPri *p, bool claimed)
     if (!pri_live(p)) {
         return;
     }
-    if (p->state != FT_PRI_PROTECTED) {
+    if (!pri_sent(p)) {
         /* It has no committed epoch to go on from: it cannot be serious. */
         pri_lost(p, "the backup asked to take over before it had an epoch");
         return;

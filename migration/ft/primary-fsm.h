@@ -31,7 +31,9 @@
  *  lost (control)             or (2)
  *  peer's disarm,   INACTIVE  INACTIVE   release               release, go on
  *  peer's error                          -> UNPROTECTED
- *  peer's failover  INACTIVE  as lost    drop -> FENCED        - | FENCED (3)
+ *  peer's failover  INACTIVE  INACTIVE   drop -> FENCED        - | FENCED (3)
+ *                             or FENCED
+ *                             (2)
  *  claim won        -         -          -                     release, go on
  *  claim lost       -         -          -                     drop -> FENCED
  *  claim unknown    -         -          -                     stays, output
@@ -40,8 +42,8 @@
  *  shut down                  or (2)     asks the arbiter if   forced: goes on
  *                                        no answer comes
  *
- * (1) but not while epoch 1 is withheld; (2) CLAIMING if epoch 1 was sent: the
- * backup may hold it; (3) FENCED if the backup has the claim, or this side has
+ * (1) but not while epoch 1 is withheld; (2) CLAIMING (FENCED) if epoch 1 was
+ * sent: the backup may hold it; (3) FENCED if the backup has the claim, or this side has
  * not asked for it yet.
  *
  * Output is held from the moment epoch 1 is taken (still in SYNC) and is

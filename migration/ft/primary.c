@@ -23,6 +23,8 @@
 
 /* The guest runs at least so long between two pauses. */
 #define PRIMARY_MIN_RUN_US      2000
+/* How often a guest that must stand still is looked at. */
+#define PRIMARY_STALL_US        20000
 /* The setup thread has its own deadlines; this is for all of it. */
 #define PRIMARY_SETUP_MS        30000
 /* The first copy ends when so few pages are left: about 2 ms to copy. */
@@ -248,6 +250,9 @@ void ft_primary_setup_done(FtPrimary *p, FtSetup *su)
     unsigned i;
 
     p->setup = NULL;
+    if (p->ended) {
+        return;
+    }
     for (i = 0; i < su->drives && !su->err; i++) {
         if (su->disk[i]) {
             ft_disks_copy_start(p->disks, i, su->disk[i], &su->err);
@@ -365,6 +370,11 @@ static void primary_kick(FtPrimary *p)
     }
     if (p->ended) {
         return;
+    }
+    if (p->fsm.stalled) {
+        /* "cont" and a reset let the vCPUs run again. */
+        pause_all_vcpus();
+        next = MIN(next, ft_now_us() + PRIMARY_STALL_US);
     }
     if (next == INT64_MAX) {
         timer_del(p->timer);
@@ -636,8 +646,15 @@ void ft_primary_free(FtPrimary *p)
 
 bool ft_primary_cancel(FtPrimary *p, const char *reason, bool force)
 {
-    bool ok = ft_pri_cancel(&p->fsm, reason, force, ft_now_us());
+    bool held = p->fsm.state == FT_PRI_PROTECTED ||
+                p->fsm.state == FT_PRI_CLAIMING;
+    bool ok;
 
+    if (force && held && !p->ended) {
+        /* A backup that lives for all that shall find it taken. */
+        ft_arbiter_insist(p->session->arbiter, p->session->generation + 1);
+    }
+    ok = ft_pri_cancel(&p->fsm, reason, force, ft_now_us());
     primary_kick(p);
     return ok;
 }
@@ -689,6 +706,8 @@ void ft_primary_leave(FtPrimary *p, const char *reason)
         warn_report("ft: neither the backup nor the arbiter has answered: "
                     "what the guest sent and wrote last is dropped, and the "
                     "backup may go on from before");
+        /* One that is won now would keep the backup from it. */
+        ft_arbiter_quiet(p->session->arbiter);
         ft_output_drop_all(p->output);
     }
 }

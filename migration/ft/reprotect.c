@@ -14,6 +14,7 @@
 #include "qemu/error-report.h"
 #include "qemu/notify.h"
 #include "qemu/timer.h"
+#include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "reprotect.h"
 #include "retry.h"
@@ -103,7 +104,9 @@ static void try_one(void *opaque)
 
 static void guest_shutdown(Notifier *n, void *data)
 {
-    ft_reprotect_stop();
+    if (shutdown_action != SHUTDOWN_ACTION_PAUSE) {
+        ft_reprotect_stop();
+    }
 }
 
 static Notifier shutdown_notifier = { .notify = guest_shutdown };

@@ -22,6 +22,7 @@
 #include "qemu/notify.h"
 #include "qemu/timer.h"
 #include "qemu/yank.h"
+#include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "reprotect.h"
@@ -78,6 +79,10 @@ void ft_main_loop(QEMUBHFunc *fn, void *opaque)
 
 void ft_session_state(FtRole role, FtState state, const char *reason)
 {
+    if (role == last.role && state == last.state &&
+        !g_strcmp0(reason, last.reason)) {
+        return;
+    }
     last.role = role;
     last.state = state;
     g_free(last.reason);
@@ -234,6 +239,10 @@ void ft_session_end(void)
 
 static void session_shutdown(Notifier *n, void *data)
 {
+    if (shutdown_action == SHUTDOWN_ACTION_PAUSE) {
+        /* -no-shutdown: the process stays, and so does protection. */
+        return;
+    }
     leaving = true;
     if (session && session->primary) {
         /* The guest's last words, and what it wrote to its disks. */

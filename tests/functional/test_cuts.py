@@ -8,35 +8,15 @@ its tap. The one that the arbiter has let goes on, the other one ends with 3.
 
 import pytest
 
-from harness import Broken, wait_until
+from harness import wait_until
 from lab import LabEtcd, LabPair
 
 CUTS = {'both': None, 'primary-to-backup': 'pri', 'backup-to-primary': 'bak'}
 
 
-def one_goes_on(pair):
-    """Waits for the verdict; returns (winner, loser)."""
-    sides = pair.primary, pair.backup
-
-    def decided():
-        for machine in sides:
-            if machine.alive():
-                machine._pull(0.02)
-        return [m for m in sides if m.states[-1][0] == 'unprotected'] and \
-            not all(m.alive() for m in sides)
-
-    wait_until('the verdict', decided)
-    winner, = (m for m in sides if m.states[-1][0] == 'unprotected')
-    loser, = set(sides) - {winner}
-    # A backup may have heard the word of the primary that goes on.
-    if loser.wait_exit() not in ((0, 3) if loser is pair.backup else (3,)):
-        raise Broken(f'{loser.name} ended with {loser.process.returncode}')
-    return winner, loser
-
-
 def only_one(pair):
     """... and it is the whole guest, also when the cable is mended."""
-    winner, loser = one_goes_on(pair)
+    winner, loser = pair.one_goes_on()
     pair.goes_on(winner)
     pair.mend()
     pair.goes_on(winner, frames=100)

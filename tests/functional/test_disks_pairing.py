@@ -186,8 +186,9 @@ def test_copy_changed_unknown(make_pair):
 
 
 def test_primary_went_on_alone(make_pair):
-    """Would catch an old state that is replayed over a newer image."""
-    pair = make_pair(DiskPair)
+    """Would catch an old state that is replayed over a newer image: where
+    there is no arbiter to say that the primary must not go on."""
+    pair = make_pair(DiskPair, params={'ft-arbiter': 'none'})
     pair.protected()
     pair.wait_writes(pair.primary, 50)
     pair.primary.kill(signal.SIGSTOP)

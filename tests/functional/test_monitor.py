@@ -49,8 +49,9 @@ def test_states(make_pair):
     pair.primary.kill()
     pair.taken_over()
     states = [s for s, _ in pair.backup.states]
-    assert states[-4:] == ['sync', 'standby', 'takeover', 'unprotected']
-    assert states[:-4] in ([], ['waiting'])
+    assert states[-5:] == ['sync', 'standby', 'claiming', 'takeover',
+                           'unprotected']
+    assert states[:-5] in ([], ['waiting'])
     assert all(reason for _, reason in pair.backup.states)
 
 

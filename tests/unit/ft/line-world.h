@@ -110,7 +110,7 @@ typedef enum Fate {
 
 /* Of all histories: that things happen at all. */
 typedef struct Totals {
-    uint64_t histories, sessions, events, commits, late, no_lease;
+    uint64_t histories, sessions, events, commits, no_lease;
     uint64_t takeovers, alone, orderly, forced, fenced, lost, unknown;
     uint64_t nobody[FATES];     /* is left, by the reason for that */
 } Totals;
@@ -219,9 +219,8 @@ struct Sess {
     bool apply_fails, takeover_fails, torn;
     bool data_over;             /* the backup's data thread has ended */
     /* what was seen */
-    bool p_alone, p_dropped, asked, b_took, b_took_silent, b_bye, b_left;
+    bool p_alone, p_dropped, asked, b_took, b_bye, b_left;
     bool b_failed, forced;
-    uint64_t resumed;
     bool over;                  /* nothing more can happen in it */
 };
 

@@ -97,6 +97,107 @@ static void test_fence_wait(void)
     }
 }
 
+/* A primary that may be alive has a lease: when is it over for certain?
+ * w won, d data lost, c control lost, h heartbeats' connection lost, s silent,
+ * f fenced, t the time is over */
+static void test_lease(void)
+{
+    static const struct {
+        From from;
+        const char *events, *want;
+    } way[] = {
+        /* it was killed: all ends at once, and nothing is waited for */
+        { STANDBY, "dchw", "x " ASK " " TAKE },
+        { STANDBY, "cdhw", "x " CLAIM " " TAKE },
+        { STANDBY, "hdcw", "x " ASK " " TAKE },
+        { STANDBY, "dwch", "x " ASK " F! " TAKE },
+        { STANDBY, "dwhc", "x " ASK " F! " TAKE },
+        { STANDBY, "cdwh", "x " CLAIM " " TAKE },
+        /* its heartbeats are not over yet */
+        { WON, "ct", "H" },
+        { WON, "cth", "H " TAKE },
+        { WON, "cts", "H " TAKE },
+        { WON, "ctf", "H " TAKE },
+        { WON, "t", "H" },
+        { WON, "th", "H " TAKE },
+        { WON, "ts", "H " TAKE },
+        { WON, "tf", "H " TAKE },
+        { WON, "tc", "H" },
+        { WON, "tch", "H " TAKE },
+        { FORCED, "th", "H " TAKE },
+        { CLAIM_BOTH, "w", "" },
+        { CLAIM_BOTH, "wt", "H" },
+        { CLAIM_BOTH, "wth", "H " TAKE },
+        { CLAIM_BOTH, "hw", TAKE },
+        { CLAIM_BOTH, "sw", TAKE },
+        /* they are, but it may still answer */
+        { WON, "h", "" },
+        { WON, "ht", TAKE },
+        { WON, "hc", TAKE },
+        { WON, "hf", TAKE },
+        { WON, "hs", TAKE },
+        { CLAIM_DATA, "hw", "F!" },
+        { CLAIM_DATA, "hwt", "F! " TAKE },
+        /* the data connection says nothing about that */
+        { WON, "dc", "" },
+        { WON, "dh", "" },
+        { WON, "dt", "H" },
+        /* nothing of it before the arbiter has answered */
+        { CLAIM_BOTH, "h", "" },
+        { ASKED, "cht", "" },
+        { ASKED, "s", "" },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(way); i++) {
+        g_autoptr(World) w = world_at(way[i].from);
+
+        for (const char *e = way[i].events; *e; e++) {
+            w->now += 10;
+            switch (*e) {
+            case 'w':
+                answer(w, FT_CLAIM_WON);
+                break;
+            case 'd':
+                ft_bak_data_lost(&w->b, w->now);
+                break;
+            case 'c':
+                ft_bak_control_lost(&w->b, w->now);
+                break;
+            case 'h':
+                ft_bak_heart_lost(&w->b, w->now);
+                break;
+            case 's':
+                ft_bak_silent(&w->b, "silent", w->now);
+                break;
+            case 'f':
+                ft_bak_peer_fenced(&w->b);
+                break;
+            case 't':
+                wait_for(w, INT64_MAX);
+                break;
+            }
+        }
+        if (!g_str_equal(w->log->str, way[i].want)) {
+            g_test_message("%s in %s: '%s', not '%s'", way[i].events,
+                           from_name[way[i].from], w->log->str, way[i].want);
+            g_test_fail();
+        }
+    }
+    /* Without control it need not answer: less time then. */
+    {
+        g_autoptr(World) w = world_at(WON);
+
+        w->now += FENCE / 3;
+        ft_bak_control_lost(&w->b, w->now);
+        g_assert_cmpint(ft_bak_poll(&w->b, w->now + FT_BAK_GRACE_US - 1), ==,
+                        w->now + FT_BAK_GRACE_US);
+        expect(w, "");
+        g_assert_cmpint(ft_bak_poll(&w->b, w->now + FT_BAK_GRACE_US), ==,
+                        INT64_MAX);
+        expect(w, "H");
+    }
+}
+
 /* Only what is known when the answer comes counts. */
 static void test_loss_then_claim(void)
 {
@@ -570,6 +671,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ft/backup/claim/fence-wait", test_fence_wait);
+    g_test_add_func("/ft/backup/claim/lease", test_lease);
     g_test_add_func("/ft/backup/claim/loss-then", test_loss_then_claim);
     g_test_add_func("/ft/backup/claim/unknown", test_unknown);
     g_test_add_func("/ft/backup/claim/fenced-unasked", test_fenced_unasked);

@@ -57,10 +57,10 @@ static const struct {
     { "lost",       { LOST } },
     { "gone",       { GONE, GO_ON } },
     /* Who has asked the arbiter abides by that. */
-    { "failover",   { LOST_EARLY, [SYNC_1] = ASK,
+    { "failover",   { LOST_EARLY, [SYNC_1] = FENCE,
                       [PROTECTED ... CONN_LOST] = FENCE,
                       [CANCELLING] = FENCE } },
-    { "failover claimed", { LOST_EARLY, [SYNC_1] = ASK,
+    { "failover claimed", { LOST_EARLY, [SYNC_1] = FENCE,
                             [PROTECTED ... CONN_LOST] = FENCE,
                             [CLAIM_SYNC ... CANCEL_ASKED] = FENCE } },
     { "claim won",  { GO_ON } },

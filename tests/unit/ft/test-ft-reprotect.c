@@ -11,6 +11,7 @@
 #include "qapi/qapi-visit-ft.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "migration/ft/reprotect.h"
 #include "migration/ft/retry.h"
@@ -53,6 +54,8 @@ int64_t ft_now_us(void)
 {
     return qemu_clock_get_ns(QEMU_CLOCK_REALTIME) / SCALE_US;
 }
+
+ShutdownAction shutdown_action = SHUTDOWN_ACTION_POWEROFF;
 
 bool runstate_check(RunState state)
 {
