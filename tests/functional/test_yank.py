@@ -2,7 +2,7 @@
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
-All times of the session are so long here that nothing else ends it.
+The times of the session are so long here that nothing else ends it.
 """
 
 import socket
@@ -16,6 +16,9 @@ YANK = {'instances': [{'type': 'migration'}]}
 # Nothing but the command ends anything.
 LONG = {'ft-heartbeat-ms': 300, 'ft-timeout-ms': 60000,
         'ft-ack-timeout-ms': 60000}
+# A backup goes on only when the primary's lease is over.
+SHORT = {'ft-heartbeat-ms': 300, 'ft-timeout-ms': 5000,
+         'ft-ack-timeout-ms': 60000}
 
 
 def is_offered(machine):
@@ -40,7 +43,7 @@ def test_primary(make_pair):
 
 def test_backup(make_pair):
     """The primary hangs."""
-    pair = make_pair(params=LONG, options='rate=1').protected()
+    pair = make_pair(params=SHORT, options='rate=1').protected()
     pair.primary.hang()
     assert is_offered(pair.backup)
     pair.backup.qmp('yank', **YANK)
@@ -53,7 +56,7 @@ def test_backup(make_pair):
 @pytest.mark.parametrize('side', ['primary', 'backup'])
 def test_both_live(make_pair, side):
     """It is a cut cable: one goes on, the arbiter says who."""
-    pair = make_pair(params=LONG).protected()
+    pair = make_pair(params=SHORT).protected()
     getattr(pair, side).qmp('yank', **YANK)
     winner, _ = pair.one_goes_on()
     pair.goes_on(winner)
