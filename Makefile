@@ -77,7 +77,7 @@ install-files:
 .PHONY: clean
 clean:
 	rm -rf $(OBJ) build/config.mk build/guest build/style.list \
-	       build/install.list
+	       build/install.list build/asan build/fuzz build/chaos
 	rm -rf $(addsuffix /,$(TARGET_LIST)) qemu-img
 	find scripts tests -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -f tests/guest/bare/Makefile ]; then \
@@ -117,7 +117,8 @@ demo: deps all guest
 	@scripts/demo
 
 .PHONY: check
-check: deps all guest check-style check-unit check-functional check-qemu
+check: deps all guest check-style check-unit check-asan check-fuzz \
+       check-functional check-chaos check-qemu
 	@echo "check: all passed"
 
 .PHONY: check-style
@@ -134,6 +135,26 @@ run-unit:
 	@$(NINJA) $(patsubst %.c,tests/unit/ft/%,$(notdir $(wildcard tests/unit/ft/*.c)))
 	@cd $(OBJ) && $(MESON_TEST) --no-rebuild -t $(TIMEOUT_MULTIPLIER) --suite ft
 
+# The same tests and sources with gcc's sanitizers, linked to QEMU's libraries
+# as they are.
+.PHONY: check-asan
+check-asan: deps prepare
+	@$(BUILD_PATH) scripts/build/run-asan --jobs $(JOBS) $(OBJ) build/asan
+
+# "make fuzz TARGET=wire FUZZ_SECONDS=3600" goes on where it was left.
+FUZZ_SECONDS ?= 20
+FUZZ_SEED ?= 1
+FUZZ = $(BUILD_PATH) tests/fuzz/run --jobs $(JOBS) --seconds $(FUZZ_SECONDS) \
+       --seed $(FUZZ_SEED)
+
+.PHONY: check-fuzz
+check-fuzz: deps prepare
+	@$(FUZZ)
+
+.PHONY: fuzz
+fuzz: deps prepare
+	@$(FUZZ) --keep $(TARGET)
+
 .PHONY: check-functional
 check-functional: deps all guest
 	@if [ -d tests/functional ]; then \
@@ -141,6 +162,33 @@ check-functional: deps all guest
 	else \
 	    echo "check-functional: no tests/functional in this tree"; \
 	fi
+
+# Faults on a protected guest.  SEED=7 ROUND=B57 plays one again.
+CHAOS_JOBS ?= 2
+CHAOS = $(PYTHON) tests/chaos/run --jobs $(CHAOS_JOBS) \
+        $(if $(TABLE),--table '$(TABLE)') $(CHAOSFLAGS)
+
+build/chaos/relay: tests/chaos/relay.c
+	@mkdir -p build/chaos
+	@$(CC) -O2 -g -Wall -Wextra -o $@ $<
+
+build/chaos/badio.so: tests/chaos/badio.c
+	@mkdir -p build/chaos
+	@$(CC) -O2 -g -Wall -Wextra -fPIC -shared -o $@ $< -ldl
+
+.PHONY: chaos-programs
+chaos-programs: build/chaos/relay build/chaos/badio.so
+
+.PHONY: chaos
+chaos: deps all guest chaos-programs
+	@$(CHAOS) $(if $(N),--number $(N)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(ROUND),--round $(ROUND)) $(if $(FROM),--from $(FROM)) \
+	    $(if $(FAULT),--fault '$(FAULT)')
+
+.PHONY: check-chaos
+check-chaos: deps all guest chaos-programs
+	@$(PYTEST) tests/chaos -q --tb=short
+	@$(CHAOS) --number $(or $(N),120) --seed $(or $(SEED),1) --seconds 180
 
 # QEMU's own migration test; CHECK_QEMU=full runs all of its tests for x86_64.
 .PHONY: check-qemu
@@ -194,6 +242,12 @@ help:
 	@echo '  check             all of these, after all the set-up they need:'
 	@echo '  check-style       shellcheck'
 	@echo '  check-unit        unit tests of the engine'
+	@echo '  check-asan        the same with address and undefined sanitizers'
+	@echo '  check-fuzz        what comes from a peer, fuzzed; FUZZ_SECONDS=N each'
+	@echo '  fuzz              longer: TARGET=NAME FUZZ_SECONDS=3600'
 	@echo '  check-functional  whole machines; PYTESTFLAGS="-k NAME" picks some'
+	@echo '  check-chaos       a bounded share of chaos, SEED=1'
+	@echo '  chaos             faults on a protected guest: N=1000 SEED=7; ROUND=B57 plays'
+	@echo '                    one again; FAULT="hang primary", TABLE=FILE, CHAOS_JOBS=2'
 	@echo '  check-qemu        QEMU'"'"'s migration test, some iotests; CHECK_QEMU=full: all x86_64 qtests'
 	@echo 'Variables: V=1 shows commands, -jN sets the jobs of ninja'

@@ -299,7 +299,6 @@ static void b_discard(void *opaque, FtBakEnd end, const char *reason)
         must(w, w->owner[s->generation + 1] == s->proc[PRI],
              "the claim was lost to somebody of another session");
     }
-    s->b_left = true;
     s->exit_at[BAK] = w->now + (end == FT_BAK_END_ORDERLY ? rnd(w, 50000)
                                                           : rnd(w, 2000));
     proc_of(w, s, BAK)->on = false;

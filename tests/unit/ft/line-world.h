@@ -219,7 +219,7 @@ struct Sess {
     bool apply_fails, takeover_fails, torn;
     bool data_over;             /* the backup's data thread has ended */
     /* what was seen */
-    bool p_alone, p_dropped, asked, b_took, b_bye, b_left;
+    bool p_alone, p_dropped, asked, b_took, b_bye;
     bool b_failed, forced;
     bool over;                  /* nothing more can happen in it */
 };

@@ -19,15 +19,12 @@ static void outside(World *w, uint64_t count, const char *who)
 
 static void primary_out(World *w, uint64_t count)
 {
-    must(w, !w->p_dropped);
     /*
      * A primary that hung may find the acknowledgement of an epoch before
-     * the request to stop: that output is late, but the backup knows of it.
+     * the request to stop; but then it has no lease.
      */
-    must(w, !w->resumed || count <= w->resumed_count);
-    if (!w->resumed) {
-        outside(w, count, "primary");
-    }
+    must(w, !w->p_dropped && !w->resumed);
+    outside(w, count, "primary");
 }
 
 static bool leased(World *w)
@@ -136,7 +133,7 @@ static void p_commit(void *opaque, uint64_t epoch)
     /* The heart of it. */
     must(w, w->b.committed >= epoch);
     must(w, !w->p_dropped);
-    must(w, !w->resumed || !w->b.silent);
+    must(w, !w->resumed);
     w->disk.committed = epoch;
     release(w, epoch);
     step(w);
@@ -435,7 +432,6 @@ static void b_takeover(void *opaque, uint64_t epoch, const char *reason)
     must(w, w->p_dropped || w->owner == BAK);
     must(w, !w->b_bye && !w->disk.all);
     w->resumed = epoch;
-    w->resumed_count = w->ram;
     b_closes(w);
     w->running_at = w->now + 5000;
     step(w);

@@ -116,7 +116,6 @@ typedef struct World {
     uint64_t staged_ram, staged_dev;
     Disk disk;
     uint64_t resumed;           /* epoch that the backup goes on from */
-    uint64_t resumed_count;
     /* the fault */
     Fault fault;
     uint64_t steps, fault_step;

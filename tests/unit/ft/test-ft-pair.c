@@ -10,8 +10,7 @@
  * it happens:
  *
  *   - the outside sees nothing that the backup does not know of
- *   - once the backup goes on, nothing that it does not know of comes from
- *     the primary, and nothing at all if it went on for silence
+ *   - once the backup goes on, nothing comes from the primary
  *   - the backup goes on only from a whole epoch, and from that exactly
  *   - nothing is released after output was dropped
  *   - what the guest wrote to its drive is on it, or in the backup's journal,
@@ -214,13 +213,11 @@ static void disk_runs(World *w)
     if (!w->disk.all && !leased(w)) {
         return;
     }
-    must(w, !w->resumed || !w->b.silent);
+    /* As with output. */
+    must(w, !w->resumed);
     disk_work(&w->disk);
-    /* As with output: if it is late, the backup knows of it. */
     must(w, w->disk.all ||
          w->disk.applied <= disk_sealed(&w->disk, w->b.committed)->last);
-    must(w, !w->resumed ||
-         w->disk.applied <= disk_sealed(&w->disk, w->resumed)->last);
 }
 
 static void commands(World *w)
