@@ -196,7 +196,7 @@ static void op_send_disarm(void *opaque)
     FtBackup *b = opaque;
 
     ft_link_try_send(b->links.control, FT_FRAME_DISARM, 0, 0,
-                     "as the primary asked");
+                     "it never takes over now");
 }
 
 static void op_send_failover(void *opaque, bool claimed)

@@ -509,10 +509,13 @@ bool ft_backup_failover(FtBackup *b, bool force, Error **errp)
 
 void ft_backup_disarm(FtBackup *b, const char *reason)
 {
-    /* not beside an acknowledgement: try_send would give way to it */
+    /*
+     * Not only said: from here on nothing makes this side claim, as the
+     * primary goes on with the same generation.
+     */
     QEMU_LOCK_GUARD(&b->lock);
-    if (b->links.control && ft_bak_may_disarm(&b->fsm)) {
-        ft_link_try_send(b->links.control, FT_FRAME_DISARM, 0, 0, reason);
+    if (ft_bak_may_disarm(&b->fsm)) {
+        ft_bak_peer_disarm(&b->fsm, reason);
     }
 }
 

@@ -43,8 +43,8 @@
  *                                        no answer comes
  *
  * (1) but not while epoch 1 is withheld; (2) CLAIMING (FENCED) if epoch 1 was
- * sent: the backup may hold it; (3) FENCED if the backup has the claim, or this side has
- * not asked for it yet.
+ * sent: the backup may hold it; (3) FENCED if the backup has the claim, or this
+ * side has not asked for it yet.
  *
  * Output is held from the moment epoch 1 is taken (still in SYNC) and is
  * released to nobody but by a commit, or by one of these: the claim is won,

@@ -228,9 +228,17 @@ class LinuxPair:
         """While protected: stop the guest, let both sides write what they
         have, compare, and let it go on."""
         self.primary.qmp('stop')
-        committed = self.primary.query()['epoch'] + 1
+        last = [None]
+
+        def stands():
+            """The epoch in which it stopped is committed, none comes."""
+            before, status = last[0], self.primary.query()
+            last[0] = status['epoch']
+            return before == last[0] and not status['in-flight']
+
+        wait_until('the last epoch', stands, interval=0.2)
         wait_until('all on both disks', lambda: all(
-            drive['settled'] >= committed
+            drive['settled'] >= last[0]
             for machine in (self.primary, self.backup)
             for drive in machine.query()['drives']))
         self.images_equal()

@@ -132,6 +132,23 @@ def test_guest_reboots(make_pair):
     pair.cable.check(resets=3)
 
 
+def test_after_backup_has_left(make_pair):
+    """Would catch a backup that claims although it has said that it leaves:
+    its claim would be in the way of the next one, and nobody would go on."""
+    pair = make_pair().protected()
+    for i in range(5):
+        pair.backup.quit()
+        assert pair.backup.wait_exit() == 0
+        pair.primary.wait_state('unprotected')
+        pair.primary.states.clear()
+        pair.start_backup(f'backup{i}')
+        pair.protect()
+    assert pair.claims() == []
+    pair.primary.kill()
+    pair.taken_over()
+    pair.cable.check(takeovers=1)
+
+
 @pytest.mark.parametrize('how', ('cuju-migrate-cancel', 'quit'))
 def test_backup_does_not_answer(make_pair, how):
     """Would catch an end that waits for ever for a backup that hangs, and a

@@ -103,7 +103,7 @@ typedef enum Fate {
     F_GOING_ON_KILLED,  /* one had gone on */
     F_WINNER_KILLED,    /* one had the arbiter's word, and had not heard it */
     F_BEFORE_FIRST,     /* the primary was killed before epoch 1 was whole */
-    F_LEFT,             /* and so it was when the backup had left, or given up */
+    F_LEFT,             /* ... or when the backup had left, or given up */
     F_ASKED_KILLED,     /* the backup, having asked the primary to stop */
     FATES
 } Fate;

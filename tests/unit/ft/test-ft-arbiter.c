@@ -549,6 +549,22 @@ static void test_hang_claim(void)
     g_assert_cmpint(fake.claims, ==, 1);
     g_assert_cmpint(t.calls, ==, 0);
     told_clear(&t);
+
+    /* And nothing is tried any more. */
+    a = fake_new();
+    told_init(&t);
+    fake.answers[0] = FT_CLAIM_UNKNOWN;
+    fake_set_hang(true);
+    ft_arbiter_claim(a, 1, told_fn, &t);
+    fake_wait(&fake.inside, 1);
+    ft_arbiter_quiet(a);
+    fake_set_hang(false);
+    fake_wait(&fake.claims, 1);
+    g_usleep(300 * 1000);
+    fake_end(a);
+    g_assert_cmpint(fake.claims, ==, 1);
+    g_assert_cmpint(t.calls, ==, 0);
+    told_clear(&t);
 }
 
 /* The last reference is enough. */
