@@ -113,8 +113,7 @@ def one_round(world, name, only=None):
         world.fault_begins()
         fault.run(world, rng)
         world.heal()
-        outcome = world.resolve()
-        world.audit(outcome)
+        outcome = world.audit(world.resolve())
         told['outcome'] = outcome
         told['losers'] = world.losers
         told['expected'] = outcome in fault.expect

@@ -155,6 +155,8 @@ def test_state_goes_back(name):
 def test_reset():
     tale = Tale().counts('pri', 1, 20)
     assert tale.says('bak', frame(1, boot=1)).verdicts() == ['lost']
+    tale = Tale().counts('pri', 1, 20)
+    assert tale.says('bak', frame(21, boot=1)).verdicts() == ['lost']
 
 
 def test_duplicate():
@@ -208,6 +210,7 @@ def test_longest_gap():
     ('primary', 3, False, False), ('primary', 0, False, True),
     ('primary', 1, False, True), ('primary', -6, False, True),
     ('primary', -9, True, False), ('primary', 3, True, False),
+    ('primary', 0, True, True), ('primary', -9, False, True),
     ('backup', 0, False, False), ('backup', 1, False, False),
     ('backup', 3, False, False), ('backup', -11, False, True),
     ('backup', -9, False, True), ('backup', 2, False, True)])

@@ -618,9 +618,20 @@ class World:
             side.files = count
         return count - side.files
 
+    def changed(self):
+        """Protected, it was said: is it still?"""
+        self.pull()
+        return not (self.primary.alive() and self.backup.alive()) or \
+            bool(set(self.primary.states()) - QUIET) or \
+            self.backup.went_on()
+
     def audit(self, outcome):
-        """After a fault: everything that must be so."""
+        """After a fault: everything that must be so. Returns the outcome,
+        which is another one if somebody has changed his mind."""
         self.goes_on()
+        if outcome == 'protected' and self.changed():
+            outcome = self.resolve()
+            self.goes_on()
         self.listen()
         self.check_silences()
         self.expect(self.until(self.primary.running, 3), 'stuck', lambda:
@@ -644,6 +655,7 @@ class World:
             self.nap(0.3)
             strays = self.leftovers()
         self.expect(not strays, 'left-over', '; '.join(strays))
+        return outcome
 
     # ---------------------------------------------------------------- the end
 

@@ -92,6 +92,7 @@ def test_first_copy(make_pair, kind):
     pair.start()
     since = pair.protect(wait=False)
     pair.primary.wait_state('sync', since=since)
+    pair.backup.wait_state('sync')
     pair.backup.hang()
     pair.primary.qmp('yank', **YANK)
     pair.primary.wait_state('inactive', since=since, timeout=5)

@@ -52,6 +52,8 @@ typedef struct World {
     bool fail_apply;
     bool torn;                  /* RAM holds a mixture */
     bool let;                   /* to take over: won, fenced, or forced */
+    bool stands_still;          /* the primary: fenced, or without a lease */
+    bool ends_heart;            /* the end of the heartbeats was asked for */
     bool promised;              /* never to take over */
     bool taken, discarded;
 } World;
@@ -254,6 +256,15 @@ static void on_claim(void *opaque)
     check_empty(w);
 }
 
+static void on_end_heart(void *opaque)
+{
+    World *w = opaque;
+
+    g_assert_cmpint(w->b.state, ==, FT_BAK_CLAIMING);
+    g_assert_true(w->let);
+    w->ends_heart = true;
+}
+
 static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
 {
     World *w = opaque;
@@ -261,7 +272,7 @@ static void on_takeover(void *opaque, uint64_t epoch, const char *reason)
     g_assert_true(reason && *reason);
     g_assert_cmpuint(epoch, >, 0);
     g_assert_cmpuint(epoch, ==, w->acked);
-    g_assert_true(w->let);
+    g_assert_true(w->let && w->stands_still);
     g_assert_false(w->taken || w->discarded || w->torn || w->promised);
     check_empty(w);
     w->taken = true;
@@ -293,6 +304,7 @@ static const FtBakOps ops = {
     .send_disarm = on_send_disarm,
     .send_failover = on_send_failover,
     .claim = on_claim,
+    .end_heart = on_end_heart,
     .takeover = on_takeover,
     .discard = on_discard,
 };
@@ -450,6 +462,7 @@ static void event_word(World *w, uint8_t word)
         break;
     case 1:
         w->let |= w->b.state == FT_BAK_CLAIMING;
+        w->stands_still = true;
         ft_bak_peer_fenced(&w->b);
         break;
     case 2:
@@ -473,6 +486,13 @@ static void event_word(World *w, uint8_t word)
     }
 }
 
+/* It is told when the lease that we gave is over. */
+static void heart_lost(World *w)
+{
+    w->stands_still = true;
+    ft_bak_heart_lost(&w->b, w->now);
+}
+
 static void event(World *w)
 {
     uint8_t what = fuzz_u8(w->in);
@@ -492,9 +512,10 @@ static void event(World *w)
         ft_bak_control_lost(&w->b, w->now);
         break;
     case 11:
-        ft_bak_heart_lost(&w->b, w->now);
+        heart_lost(w);
         break;
     case 12:
+        w->stands_still = true;
         ft_bak_silent(&w->b, "the primary is silent", w->now);
         break;
     case 13:
@@ -516,21 +537,30 @@ static void event(World *w)
     }
 }
 
-/* All is lost, and the arbiter says yes: no state but the last ones. */
-static void finish(World *w)
+/*
+ * No more frames, and the arbiter says yes: no state but the last ones.  Also
+ * if the primary goes on to send heartbeats and says nothing else (@hung).
+ */
+static void finish(World *w, bool hung)
 {
     unsigned i;
 
     ft_bak_data_lost(&w->b, w->now);
-    ft_bak_control_lost(&w->b, w->now);
-    ft_bak_silent(&w->b, "the primary is silent", w->now);
-    if (w->b.state == FT_BAK_CLAIMING && !w->b.claim_won) {
-        g_assert_cmpuint(w->claims, ==, 1);
-        event_claim(w, FT_CLAIM_WON);
+    if (!hung) {
+        ft_bak_control_lost(&w->b, w->now);
+        w->stands_still = true;
+        ft_bak_silent(&w->b, "the primary is silent", w->now);
     }
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 6; i++) {
+        if (w->b.state == FT_BAK_CLAIMING && !w->b.claim_won) {
+            g_assert_cmpuint(w->claims, ==, 1);
+            event_claim(w, FT_CLAIM_WON);
+        }
         w->now += FENCE_US;
         ft_bak_poll(&w->b, w->now);
+        if (w->ends_heart) {
+            heart_lost(w);
+        }
     }
     ft_bak_running(&w->b);
     g_assert_true(w->b.state == FT_BAK_UNPROTECTED ||
@@ -565,7 +595,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (i = 0; i < EVENTS_MAX && in.left; i++) {
         event(&w);
     }
-    finish(&w);
+    finish(&w, size & 1);
 
     for (i = 0; i < BLOCKS; i++) {
         g_free(w.ram[i]);

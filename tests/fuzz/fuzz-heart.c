@@ -95,6 +95,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     params.interval_us = (10 + fuzz_u8(&in)) * 1000;
     params.timeout_us = MAX(params.interval_us * (4 + fuzz_u8(&in) % 197),
                             100000);
+    params.first_us = fuzz_u8(&in) % 4 * params.timeout_us;
     w = (World) { .now = START };
     ft_heart_init(&w.h, &params, w.now);
     for (i = 0; i < EVENTS_MAX && in.left; i++) {

@@ -235,7 +235,7 @@ def frames():
 
 def heart():
     # 50 ms, timeout ten of them
-    params = bytes([40, 6])
+    params = bytes([40, 6, 0])
     beat, late = b'\x21', b'\x02\x40'
 
     def heard(number=0, echo=0):
@@ -251,9 +251,10 @@ def heart():
         'again': params + talk + heard(-1),
         'back': params + beat * 4 + heard() + heard(0, 2),
         'future': params + talk + heard(0, 255),
+        'late-to-begin': bytes([40, 6, 3]) + beat * 8 + late + heard() + talk,
         'mute': params + talk + b'\x83' * 30,
-        'fast': b'\0\xff' + talk * 100,
-        'ring': b'\0\xff' + beat * 190 + heard(0, 100) + heard(),
+        'fast': b'\0\xff\0' + talk * 100,
+        'ring': b'\0\xff\0' + beat * 190 + heard(0, 100) + heard(),
     }
 
 

@@ -370,13 +370,17 @@ static void test_proof(void)
 {
     static const Answer answers[] = {
         { PROVES(PROOF64) }, { PROVES(PROOF64) }, { PROVES(OURS64) }, { NONE },
-        { PUT }, { NONE },
+        { PUT },
+        { "{" HEADER ",\"succeeded\":true,\"responses\":[{\"response_range\":"
+          "{\"kvs\":[{\"key\":\"" SESSION64 "\",\"value\":\"" PROOF64
+          "\"}]}}]}" },
+        { NONE },
     };
     g_autofree char *proof = NULL;
     Server s;
     void *be;
 
-    server_start(&s, answers, 6);
+    server_start(&s, answers, 7);
     be = be_at(s.url);
     ops->retire(be);            /* nothing to do yet */
     proof = ops->proof(be, &error_abort);
@@ -385,9 +389,32 @@ static void test_proof(void)
     check_probe(be, "another session");
     check_probe(be, "lost its data");
     check_probe(be, "not to the point");
+    check_probe(be, "not to the point");
     ops->retire(be);
-    g_assert_nonnull(strstr(s.request[5], "request_delete_range"));
-    g_assert_nonnull(strstr(s.request[5], PROOF64));
+    g_assert_nonnull(strstr(s.request[6], "request_delete_range"));
+    g_assert_nonnull(strstr(s.request[6], PROOF64));
+    ops->close(be);
+    server_end(&s);
+}
+
+/* Has not been put, whatever else is said. */
+static void test_publish(void)
+{
+    static const Answer answers[] = {
+        { NONE }, { PROVES(PROOF64) },
+        { "{" HEADER ",\"succeeded\":true,\"responses\":[{}]}" }, { "{}" },
+        { PUT },
+    };
+    Server s;
+    void *be;
+
+    server_start(&s, answers, 5);
+    be = be_at(s.url);
+    for (int i = 0; i < 4; i++) {
+        g_assert_false(ops->publish(be, PROOF, NULL));
+    }
+    ops->retire(be);            /* there is none that is ours */
+    g_assert_true(ops->publish(be, PROOF, &error_abort));
     ops->close(be);
     server_end(&s);
 }
@@ -741,6 +768,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/arbiter/etcd/answers", test_answers);
     g_test_add_func("/ft/arbiter/etcd/request", test_request);
     g_test_add_func("/ft/arbiter/etcd/proof", test_proof);
+    g_test_add_func("/ft/arbiter/etcd/publish", test_publish);
     g_test_add_func("/ft/arbiter/etcd/garbage", test_garbage);
     g_test_add_func("/ft/arbiter/etcd/status", test_status);
     g_test_add_func("/ft/arbiter/etcd/limits", test_limits);

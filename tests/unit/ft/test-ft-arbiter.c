@@ -206,8 +206,8 @@ typedef struct Told {
     bool block;                 /* the callback does not come back */
     int inside;
     int calls;
-    FtClaim claim[8];
-    char *text[8];
+    FtClaim claim[100];
+    char *text[100];
 } Told;
 
 static void told_fn(void *opaque, FtClaim claim, const char *text)
@@ -398,6 +398,8 @@ static void test_open_fails(void)
         fake.open_fails = false;
     }
     fake_wait(&fake.claims, 1);
+    /* the thread has told before it does anything else */
+    g_assert_true(ft_arbiter_publish(a, PROOF, PATIENCE_MS, &error_abort));
     fake_end(a);
     g_assert_cmpint(t.claim[t.calls - 1], ==, FT_CLAIM_WON);
     told_clear(&t);
@@ -466,8 +468,10 @@ static void test_state(void)
     /* When the session is over, its place is left alone. */
     ft_arbiter_retire(a);
     fake_wait(&fake.retires, 1);
-    g_usleep(1300 * 1000);
+    g_usleep(2200 * 1000);
     g_assert_cmpint(fake.probes, ==, 4);
+    ft_arbiter_state(a, &st);           /* nothing asked, nothing late */
+    g_assert_true(st.reachable);
     fake_end(a);
 }
 
@@ -681,6 +685,8 @@ static void test_insist(void)
     fake.answers[0] = FT_CLAIM_WON;
     ft_arbiter_insist(a, 8);
     ft_arbiter_insist(a, 8);
+    fake_wait(&fake.claims, 1);
+    g_assert_true(ft_arbiter_publish(a, PROOF, PATIENCE_MS, &error_abort));
     fake_end(a);
     g_assert_cmpint(fake.claims, ==, 1);
     g_assert_cmpint(fake.generation, ==, 8);
@@ -705,6 +711,7 @@ static void test_finish(void)
 
     fake_set_hang(true);
     ft_arbiter_retire(a);
+    fake_wait(&fake.inside, 1);
     began = now_ms();
     ft_arbiter_finish(a, 200);
     g_assert_cmpint(now_ms() - began, >=, 200);
