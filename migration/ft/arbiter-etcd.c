@@ -37,7 +37,7 @@
 #define URL_MS      1000
 #define LOGIN_MS    3000        /* takes etcd a while by design */
 #define CALL_MS     5000        /* no further URL is tried after it */
-#define ANSWER_MAX  (64 * KiB)
+#define ANSWER_MAX  (8 * KiB)
 #define TOKEN_MAX   4096
 
 typedef struct EtcdArbiter {
@@ -242,7 +242,7 @@ static void etcd_refused(EtcdArbiter *e, const char *base, long status,
     /* etcd has some that are plain text. */
     text = text ?: e->answer->str;
     /* Nobody may have our password printed by sending it back. */
-    if (e->password && strstr(e->answer->str, e->password)) {
+    if (e->password && strstr(text, e->password)) {
         text = "refused";
     }
     clean = ft_arbiter_clean(text);

@@ -128,12 +128,12 @@ static bool parse_url(const char *text, unsigned number, GString *where,
                       Error **errp)
 {
     g_autoptr(GUri) uri = g_uri_parse(text, G_URI_FLAGS_NONE, NULL);
-    const char *scheme, *host, *path;
+    const char *rest, *host;
+    size_t len;
 
-    scheme = uri ? g_uri_get_scheme(uri) : NULL;
     host = uri ? g_uri_get_host(uri) : NULL;
-    if (!uri || !host || !*host ||
-        (strcmp(scheme, "http") && strcmp(scheme, "https"))) {
+    if (!host || !*host || (!strstart(text, "http://", &rest) &&
+                            !strstart(text, "https://", &rest))) {
         error_setg(errp, "URL %u of the arbiter is not one of etcd: "
                    "http://HOST:PORT or https://HOST:PORT", number);
         return false;
@@ -143,15 +143,15 @@ static bool parse_url(const char *text, unsigned number, GString *where,
                    "ft-arbiter-user and ft-arbiter-secret", number);
         return false;
     }
-    path = g_uri_get_path(uri);
-    if ((*path && strcmp(path, "/")) || g_uri_get_query(uri) ||
-        g_uri_get_fragment(uri)) {
+    /* In the text itself: what is parsed has no "/.." any more. */
+    len = strcspn(rest, "/?#");
+    if (rest[len] && strcmp(rest + len, "/")) {
         error_setg(errp, "URL %u of the arbiter has more in it than a host "
                    "and a port", number);
         return false;
     }
     g_string_append_printf(where, "%s%.*s", where->len ? "," : "",
-                           (int)(strlen(text) - strlen(path)), text);
+                           (int)(rest + len - text), text);
     return true;
 }
 

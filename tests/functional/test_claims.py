@@ -106,7 +106,8 @@ def test_force_on_primary(make_pair):
     pair.cable.wait_more(10, pair.primary)
     pair.backup.kill()
     pair.primary.wait_state('unprotected', since=since)
-    assert pair.claims() == [2]
+    # What was being asked when the operator spoke may be answered later.
+    assert pair.claims() in ([2], [1, 2])
     pair.goes_on()
     pair.cable.check()
 

@@ -88,7 +88,8 @@ static char *read_request(int fd)
         ssize_t n;
 
         if (body && length &&
-            text->len >= body + 4 - text->str + strtoul(length + 17, NULL, 10)) {
+            text->len >= (body + 4 - text->str) +
+                         strtoul(length + 17, NULL, 10)) {
             return g_string_free(g_steal_pointer(&text), false);
         }
         n = read(fd, buf, sizeof(buf));
@@ -99,7 +100,7 @@ static char *read_request(int fd)
     }
 }
 
-/* Until the other end has gone; writing @c every 20 ms or as fast as it goes. */
+/* Until the other end has gone; a byte each 20 ms, or as fast as it goes. */
 static void go_on(int fd, How how)
 {
     g_autofree char *lot = g_strnfill(65536, ' ');
@@ -531,8 +532,8 @@ static void test_limits(void)
 
 static void test_urls(void)
 {
-    static const Answer good[] = { { PUT }, { PROVES(PROOF64) }, { "", 0, DROP },
-                                   { PROVES(PROOF64) } };
+    static const Answer good[] = { { PUT }, { PROVES(PROOF64) },
+                                   { "", 0, DROP }, { PROVES(PROOF64) } };
     static const Answer bad[] = { { "{}" }, { "{}", 503 } };
     g_autofree char *dead = dead_url();
     g_autofree char *urls = NULL;
