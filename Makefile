@@ -157,6 +157,8 @@ fuzz: deps prepare
 
 .PHONY: check-functional
 check-functional: deps all guest
+	@$(BUILD_PATH) ninja -C $(OBJ) -j$(JOBS) --quiet \
+	    tests/unit/ft/test-ft-arbiter-real
 	@if [ -d tests/functional ]; then \
 	    $(PYTEST) tests/functional -v --tb=short $(PYTESTFLAGS); \
 	else \

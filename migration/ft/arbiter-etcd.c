@@ -37,7 +37,7 @@
 #define URL_MS      1000
 #define LOGIN_MS    3000        /* takes etcd a while by design */
 #define CALL_MS     5000        /* no further URL is tried after it */
-#define ANSWER_MAX  (8 * KiB)
+#define ANSWER_MAX  (64 * KiB)
 #define TOKEN_MAX   4096
 
 typedef struct EtcdArbiter {
