@@ -18,6 +18,7 @@
 #include "qapi/qapi-builtin-visit.h"
 #include "qapi/qapi-commands-ft.h"
 #include "qapi/qapi-visit-ft.h"
+#include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "qom/object.h"
 #include "primary-fsm.h"
@@ -217,11 +218,13 @@ static bool check_reprotect(strList *uri, Error **errp)
     for (; uri; uri = uri->next) {
         FtProtectOptions opt;
         g_autofree char *plain = NULL;
+        g_autoptr(SocketAddress) addr = NULL;
 
         ft_params_options(&opt);
         plain = ft_options_parse(uri->value, &opt, errp);
         ft_options_clear(&opt);
-        if (!plain) {
+        addr = plain ? socket_parse(plain, errp) : NULL;
+        if (!addr) {
             error_prepend(errp, "ft-reprotect: ");
             return false;
         }

@@ -121,7 +121,8 @@ def one_round(world, name, only=None):
         if not told['expected']:
             told['cause'] = f'went on as {outcome}: ' + '; '.join(
                 f'{side.name} {side.machine.states[side.since:]}'
-                for side in world.sides[-2:])
+                for side in world.sides[-2:]) + \
+                f'; ended: {world.losers}'
     except Wrong as wrong:
         told.update(verdict=wrong.verdict, cause=str(wrong))
     except Exception as error:  # told; it may well be the pair's fault
@@ -175,7 +176,7 @@ def play(name, seed, first, last, directory, only=None, until=None,
         print(setup, file=diary)
         world = WORLDS[kind](setup, directory,
                              lambda text: print(text, file=diary))
-        good = False
+        good = odd = False
         try:
             world.begin()
             good = True
@@ -185,6 +186,7 @@ def play(name, seed, first, last, directory, only=None, until=None,
                 told = one_round(world, f'{kind}{number}', only)
                 say(told)
                 good = not told['verdict']
+                odd = odd or not told['expected']
                 if not good:
                     break
             if good:
@@ -204,7 +206,7 @@ def play(name, seed, first, last, directory, only=None, until=None,
             say({'round': f'{kind}{last}', 'end': True,
                  'verdict': 'left-over', 'cause': '; '.join(left)})
         world.note('closed')
-    if good:
+    if good and not odd:
         world.remove()
     say({'closed': True, 'late': world.story.late,
          'heard': world.story.heard, 'retries': world.retries})

@@ -25,8 +25,9 @@ def only_one(pair):
     return winner, loser
 
 
-@pytest.mark.parametrize('storage', [None, 'replicated'])
-@pytest.mark.parametrize('cut', CUTS)
+@pytest.mark.parametrize('cut, storage', [
+    ('both', 'replicated'), ('both', None), ('primary-to-backup', None),
+    ('backup-to-primary', None)])
 def test_cut(make_pair, cut, storage):
     """Would catch two live guests: each side sees the other one fall silent,
     or is not heard any more, in the same moment."""
@@ -39,6 +40,7 @@ def test_cut(make_pair, cut, storage):
     assert 'exits' in loser.text() or loser.process.returncode == 0
     if storage:
         pair.disk_check(winner)
+        return
     # The survivor is protected again, by a new one on the other host.
     if winner is pair.backup:
         pair.primary = winner

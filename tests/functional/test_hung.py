@@ -66,7 +66,7 @@ def changed(was, now):
 
 def make(make_pair, load):
     pair = make_pair(LabPair, **LOADS[load], params={
-        'ft-timeout-ms': max(TIMEOUT_MS, 1500)})
+        'ft-timeout-ms': max(TIMEOUT_MS, 1000)})
     pair.protected()
     if pair.kinds:
         pair.wait_writes(pair.primary, 100)

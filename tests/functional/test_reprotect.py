@@ -10,7 +10,7 @@ import pytest
 from disks import DiskPair
 from harness import wait_until
 
-FAILOVERS = 4
+FAILOVERS = 3
 
 
 def no_reprotect(machine):
@@ -25,7 +25,7 @@ def test_by_hand(make_pair, side):
     pair = make_pair().protected()
     line = pair.primary.query()
     assert line['generation'] == 0
-    for n in range(1, 4):
+    for n in range(1, 3):
         getattr(pair, side).kill()
         if side == 'primary':
             pair.taken_over()
@@ -47,7 +47,7 @@ def test_by_hand(make_pair, side):
         pair.cable.wait_more(10, pair.primary)
         pair.wait_hash()
         pair.backup.states.clear()
-    pair.cable.check(takeovers=3 if side == 'primary' else 0)
+    pair.cable.check(takeovers=2 if side == 'primary' else 0)
 
 
 def test_protection_in_words(make_pair):

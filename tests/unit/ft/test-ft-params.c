@@ -291,6 +291,10 @@ static void test_reprotect(void)
     REFUSED("ft-reprotect: ", TIME(reprotect, &list));
     bad.value = (char *)"exec:x";
     REFUSED("exec:x", TIME(reprotect, &list));
+    bad.value = (char *)"tcp:nonsense";
+    REFUSED("ft-reprotect: ", TIME(reprotect, &list));
+    bad.value = (char *)"unix:";
+    REFUSED("ft-reprotect: ", TIME(reprotect, &list));
     bad.value = (char *)"unix:/b,arbiter=none";
     SET(TIME(reprotect, &list));
     g_assert_cmpint(reprotect_changes, ==, before + 1);
