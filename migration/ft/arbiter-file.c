@@ -32,6 +32,8 @@
 
 /* No file of ours is larger: who, 32 digits, a newline. */
 #define CONTENT_MAX 512
+/* A file on its way to a name that is older was left by a crash. */
+#define TMP_OLD_S   60
 
 typedef struct FileArbiter {
     char *dir;
@@ -232,6 +234,30 @@ static char *file_put_linked(FileArbiter *f, int dfd, const char *text,
     return g_steal_pointer(&name);
 }
 
+/* What processes of this guest that were killed had under way. */
+static void file_tidy(FileArbiter *f)
+{
+    g_autofree char *prefix = g_strconcat(f->base, ".tmp-", NULL);
+    g_autoptr(GDir) dir = g_dir_open(f->dir, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = NULL;
+        struct stat st;
+
+        if (!g_str_has_prefix(name, prefix)) {
+            continue;
+        }
+        path = g_build_filename(f->dir, name, NULL);
+        /* Nothing of a living one is so old, by the place's own clock or
+         * ours. */
+        if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+            time(NULL) - st.st_mtime > TMP_OLD_S) {
+            unlink(path);
+        }
+    }
+}
+
 static bool file_publish(void *be, const char *proof, Error **errp)
 {
     FileArbiter *f = be;
@@ -253,6 +279,7 @@ static bool file_publish(void *be, const char *proof, Error **errp)
     if (ok) {
         g_free(f->proof);
         f->proof = g_strdup(proof);
+        file_tidy(f);
     }
     close(dfd);
     return ok;

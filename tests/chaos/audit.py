@@ -37,6 +37,7 @@ LATE_MAX = 64
 LOSER_STATUS = {'primary': (3,), 'backup': (0, 1, 3)}
 CLAIM = re.compile(r'^cuju-(?P<uuid>[0-9a-f-]{36})\.claim-(?P<number>\d+)$')
 PROOF = re.compile(r'^cuju-[0-9a-f-]{36}\.(proof|session)[^/]*$')
+TEMPORARY = re.compile(r'cuju-[0-9a-f-]{36}\.tmp-[0-9a-f]{16}(-link)?$')
 
 
 class Process:
@@ -252,14 +253,19 @@ def claim_problems(names, uuid, generation):
     return problems
 
 
-def stray_files(names, allowed, proofs):
-    """Names that should not be there; `proofs`: so many sessions are on."""
+def stray_files(names, allowed, proofs, killed=0):
+    """Names that should not be there; `proofs`: so many sessions are on;
+    `killed`: so many processes could not tidy up, and the next sessions do
+    it a minute later."""
     strays, seen = [], 0
     for name in names:
         if CLAIM.match(name) or any(re.fullmatch(a, name) for a in allowed):
             continue
         if PROOF.match(name):
             seen += 1
+            continue
+        if killed and TEMPORARY.match(name):
+            killed -= 1
             continue
         strays.append(name)
     if seen > proofs:

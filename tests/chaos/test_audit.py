@@ -236,6 +236,9 @@ def test_stray_files():
     assert audit.stray_files(names, [r'\d-pri\.log'], 0) != []
     assert audit.stray_files(names, [], 1) == ['0-pri.log']
     assert audit.stray_files([f'cuju-{UUID}.tmp-12345678'], [], 1) != []
+    left = [f'cuju-{UUID}.tmp-{n:016x}' for n in range(2)]
+    assert audit.stray_files(left, [], 1) == left
+    assert audit.stray_files(left, [], 1, killed=1) == left[1:]
 
 
 def test_stray_processes():

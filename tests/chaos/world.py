@@ -607,7 +607,9 @@ class World:
                     os.listdir(path), ['image.raw'],
                     int(self.setup.arbiter == 'image'))
         if self.setup.arbiter in ('file', 'etcd'):
-            strays += audit.stray_files(self.arbiter_names(), [], 1)
+            killed = sum(side.machine.process.poll() == -signal.SIGKILL
+                         for side in self.sides)
+            strays += audit.stray_files(self.arbiter_names(), [], 1, killed)
         return strays
 
     def baseline(self, side):

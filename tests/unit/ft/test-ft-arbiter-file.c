@@ -245,6 +245,39 @@ static void test_claim(void)
     end();
 }
 
+/* What was left by a crash goes with the next session, and nothing else. */
+static void test_tidy(void)
+{
+    static const char *const names[] = {
+        NAME ".tmp-0123456789abcdef", NAME ".tmp-0000000000000001",
+        "other.tmp-0123456789abcdef", NAME ".claim-3",
+    };
+    void *be;
+
+    begin();
+    be = be_at(dir);
+    for (int i = 0; i < ARRAY_SIZE(names); i++) {
+        g_autofree char *path = path_of(names[i]);
+        struct timespec old[2] = { { .tv_sec = time(NULL) - 3600 },
+                                   { .tv_sec = time(NULL) - 3600 } };
+
+        g_assert_true(g_file_set_contents(path, "x", 1, NULL));
+        if (i != 1) {
+            g_assert_cmpint(utimensat(AT_FDCWD, path, old, 0), ==, 0);
+        }
+    }
+    g_assert_true(ops->publish(be, "00ff", &error_abort));
+    /* the young one, the stranger's, the claim, and the proof */
+    check_files(4);
+    for (int i = 0; i < ARRAY_SIZE(names); i++) {
+        g_autofree char *path = path_of(names[i]);
+
+        g_assert_true(!g_file_test(path, G_FILE_TEST_EXISTS) == !i);
+    }
+    ops->close(be);
+    end();
+}
+
 typedef struct Racer {
     int number;
     void *be;
@@ -748,6 +781,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ft/arbiter/file/claim", test_claim);
+    g_test_add_func("/ft/arbiter/file/tidy", test_tidy);
     g_test_add_func("/ft/arbiter/file/race-threads", test_race_threads);
     g_test_add_func("/ft/arbiter/file/race-processes", test_race_processes);
     g_test_add_func("/ft/arbiter/file/lost-reply", test_lost_reply);
