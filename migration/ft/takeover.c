@@ -138,8 +138,12 @@ static void wait_for_lock(FtBackup *b, const char *who)
         warn_report("ft: takeover %s", msg);
         ft_session_state(FT_ROLE_BACKUP, FT_STATE_TAKEOVER, msg);
     }
-    if (run->lock_told) {
-        /* Each time, as one that is away now can be looked at later. */
+    if (run->lock_told && !strcmp(b->session->arbiter_spec, "none")) {
+        /*
+         * Each time, as one that is away now can be looked at later.  With an
+         * arbiter the primary cannot have gone on alone: what it still writes
+         * was under way when it hung, and is in this side's records.
+         */
         ft_disks_watch(b->disks);
     }
     takeover_again(run, run->lock_told ? LOCK_LOOK_LATER_MS : LOCK_LOOK_MS);
