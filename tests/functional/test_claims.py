@@ -1,4 +1,4 @@
-"""Whoever goes on alone asks first: who is asked, and what when nobody answers.
+"""Whoever goes on alone asks first: who is asked, and when nobody answers.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
