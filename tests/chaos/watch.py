@@ -41,6 +41,38 @@ class Blind(AssertionError):
     """The watch has missed frames: its word is worth nothing."""
 
 
+def stamping():
+    """Have the kernel stamp frames as they come in; returns the socket that
+    keeps it at that.
+
+    With nobody there who wants them, the kernel begins with its time stamps
+    some milliseconds after the option is set (it patches its own code for
+    it), and until then gives a frame the time at which it is *read*: frames
+    of two interfaces are out of order then.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(('127.0.0.1', 0))
+    sock.settimeout(5)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        sock.sendto(b'?', sock.getsockname())
+        there = time.time_ns()
+        _, ancillary, _, _ = sock.recvmsg(1, ANCILLARY)
+        if stamp(ancillary) <= there:
+            return sock
+    raise Blind('the kernel does not stamp frames as they come in')
+
+
+def stamp(ancillary):
+    """The kernel's time (ns) of a message, 0 without one."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+            seconds, rest = struct.unpack('qq', value[:16])
+            return seconds * 1000000000 + rest
+    return 0
+
+
 class Watch:
     """Sockets on interfaces in several namespaces, and their reader."""
 
@@ -58,6 +90,7 @@ class Watch:
         self.selector.register(self.wake, selectors.EVENT_READ)
         self.stopping = False
         self.error = None
+        self.stamping = stamping()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -78,7 +111,7 @@ class Watch:
         self.stopping = True
         self.waker.send(b'x')
         self.thread.join()
-        for sock in [*self.sockets, self.wake, self.waker]:
+        for sock in [*self.sockets, self.wake, self.waker, self.stamping]:
             sock.close()
         self.selector.close()
 
@@ -116,13 +149,10 @@ class Watch:
                 return
             if address[2] == socket.PACKET_OUTGOING:
                 continue
-            when = next((struct.unpack('qq', value[:16])
-                         for level, kind, value in ancillary
-                         if level == socket.SOL_SOCKET and
-                         kind == SO_TIMESTAMPNS), None)
+            when = stamp(ancillary)
             what = self.decode(data)
             if what is not None and when:
-                new.append(Seen(when[0] * 1000000000 + when[1], where, what))
+                new.append(Seen(when, where, what))
 
     # -------------------------------------------------------------- for tests
 
