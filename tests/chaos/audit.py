@@ -239,15 +239,18 @@ def claims(names):
     return {uuid: sorted(numbers) for uuid, numbers in found.items()}
 
 
-def claim_problems(names, uuid, generation):
+def claim_problems(names, uuid, generation, optional=()):
     """The claims in an arbiter's directory must be those that were won:
-    one for each generation of the guest's line, and no other."""
+    one for each generation of the guest's line, and no other. Those of
+    `optional` need not be there."""
     problems = []
     found = claims(names)
     numbers = found.pop(uuid, [])
     if found:
         problems.append(f'claims of strangers: {found}')
-    if numbers != list(range(1, generation + 1)):
+    wanted = range(1, generation + 1)
+    if set(numbers) - set(wanted) or \
+            set(wanted) - set(numbers) - set(optional):
         problems.append(f'generation {generation}, but the claims are '
                         f'{numbers}')
     return problems

@@ -120,6 +120,7 @@ def kill_in_takeover(w, rng):
     delay, operator = rng.uniform(0, 0.012), rng.random() < 0.5
     if operator:
         w.note('cuju-failover')
+        w.may_not_claim()
         w.backup.try_qmp('cuju-failover')
     else:
         w.stop(w.primary)
@@ -309,6 +310,7 @@ def corrupted(w, rng):
     find out."""
     w.cable.small(True)
     sender = rng.choice(('pri', 'bak'))
+    w.may_not_claim()       # the end of one connection: the other asks
     before = w.cable.stats()
     w.cable.set(sender, corrupt=rng.choice((1000000, 300000, 50000)),
                 damage=1)

@@ -125,6 +125,8 @@ def one_round(world, name, only=None):
                 f'; ended: {world.losers}'
     except Wrong as wrong:
         told.update(verdict=wrong.verdict, cause=str(wrong))
+        if wrong.verdict == 'stuck':
+            autopsy(world)
     except Exception as error:  # told; it may well be the pair's fault
         told.update(verdict='harness', cause=f'{type(error).__name__}: '
                     f'{error}')
@@ -134,6 +136,14 @@ def one_round(world, name, only=None):
                f'{told["outcome"]}, outage {told["outage_ms"]} ms, '
                f'{told["seconds"]} s {told["cause"]}')
     return told
+
+
+def autopsy(world):
+    """For what hangs; it may hang itself."""
+    try:
+        world.autopsy()
+    except Exception as error:
+        world.note(f'no autopsy: {error}')
 
 
 def finish(world, last):

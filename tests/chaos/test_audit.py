@@ -219,13 +219,15 @@ def test_ends(role, status, killed, bad):
 
 
 def test_claims():
-    def check(names, generation):
-        return bool(audit.claim_problems(names, UUID, generation))
+    def check(names, generation, optional=()):
+        return bool(audit.claim_problems(names, UUID, generation, optional))
 
     one, two = (f'cuju-{UUID}.claim-{n}' for n in (1, 2))
     assert not check([one, two, f'cuju-{UUID}.session'], 2)
     assert not check([], 0)
     assert check([one], 2)                  # nobody asked for the second
+    assert not check([one], 2, {2})         # nobody had to
+    assert check([two], 2, {2})
     assert check([one, two], 1)             # won by somebody, who does not say
     assert check([one, f'cuju-{UUID[::-1]}.claim-1'], 1)
 

@@ -157,6 +157,7 @@ class World:
         self.fault_at = None            # ns
         self.healed_at = None           # monotonic
         self.losers = []                # how those who lost have ended
+        self.unclaimed = set()          # generations that need no claim
         self.retries = []               # protections that were in vain
         self.silences = []              # (Side, since, until): see audit()
         self.notes = []
@@ -458,6 +459,11 @@ class World:
         """From a moment (ns) on, or for a time, nothing may come out of it."""
         self.silences.append((side, since, until))
 
+    def may_not_claim(self):
+        """A primary that agrees to be taken over from can be quicker than
+        the arbiter: the claim is for nothing then."""
+        self.unclaimed.add(self.primary.query().get('generation', 0) + 1)
+
     def undecided(self):
         """Do both live, and has neither said that the other is lost?"""
         over = {'unprotected', 'inactive', 'fenced', 'discarded', 'takeover'}
@@ -646,7 +652,7 @@ class World:
         if names is not None:
             problems = audit.claim_problems(
                 names, self.uuid(),
-                self.primary.query().get('generation', 0))
+                self.primary.query().get('generation', 0), self.unclaimed)
             self.expect(not problems, 'claims', '; '.join(problems))
         if outcome == 'primary':
             more = self.baseline(self.primary)
@@ -658,6 +664,24 @@ class World:
             strays = self.leftovers()
         self.expect(not strays, 'left-over', '; '.join(strays))
         return outcome
+
+    def autopsy(self):
+        """What those who live are doing, for who reads the diary."""
+        for side in (self.primary, self.backup):
+            if not side or not side.alive():
+                continue
+            self.note(f'{side.name}: the last frame of its host: '
+                      f'{self.watch.last.get(side.host)}')
+            gdb = shutil.which('gdb')
+            if gdb:
+                with open(self.path(f'{side.name}.threads'), 'wb') as file:
+                    subprocess.run(
+                        [gdb, '-q', '-batch', '-p', str(side.pid), '-ex',
+                         'thread apply all bt 12'], stdout=file,
+                        stderr=subprocess.STDOUT, timeout=60, check=False)
+            if not side.stopped:
+                self.note(f'{side.name}: {side.query()}')
+                self.note(f'{side.name}: {side.machine.states}')
 
     # ---------------------------------------------------------------- the end
 
