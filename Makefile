@@ -77,7 +77,7 @@ install-files:
 .PHONY: clean
 clean:
 	rm -rf $(OBJ) build/config.mk build/guest build/style.list \
-	       build/install.list build/asan build/fuzz build/chaos
+	       build/install.list build/asan build/fuzz build/chaos build/kvm
 	rm -rf $(addsuffix /,$(TARGET_LIST)) qemu-img
 	find scripts tests -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -f tests/guest/bare/Makefile ]; then \
@@ -192,6 +192,12 @@ check-chaos: deps all guest chaos-programs
 	@$(PYTEST) tests/chaos -q --tb=short
 	@$(CHAOS) --number $(or $(N),120) --seed $(or $(SEED),1) --seconds 180
 
+# On KVM, in an emulated machine that has one.
+.PHONY: check-kvm
+check-kvm: deps all guest
+	@tests/kvm/image
+	@tests/kvm/check
+
 # QEMU's own migration test; CHECK_QEMU=full runs all of its tests for x86_64.
 .PHONY: check-qemu
 check-qemu: deps all
@@ -251,5 +257,6 @@ help:
 	@echo '  check-chaos       a bounded share of chaos, SEED=1'
 	@echo '  chaos             faults on a protected guest: N=1000 SEED=7; ROUND=B57 plays'
 	@echo '                    one again; FAULT="hang primary", TABLE=FILE, CHAOS_JOBS=2'
+	@echo '  check-kvm         on KVM, in an emulated machine that has one'
 	@echo '  check-qemu        QEMU'"'"'s migration test, some iotests; CHECK_QEMU=full: all x86_64 qtests'
 	@echo 'Variables: V=1 shows commands, -jN sets the jobs of ninja'

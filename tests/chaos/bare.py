@@ -14,7 +14,7 @@ import time
 
 import ftguest
 from clients import EchoLoad
-from harness import GUEST
+from harness import ACCELERATOR, GUEST
 from linux import HOSTS, MAC
 from world import World, Wrong
 
@@ -30,7 +30,7 @@ class BareWorld(World):
 
     def options(self, host):
         append = f'mode={self.setup.load} pages=96 gap=7'
-        options = ['-accel', 'tcg,thread=multi', '-machine', 'pc',
+        options = [*ACCELERATOR, '-machine', 'pc',
                    '-m', self.memory, '-kernel', GUEST]
         if self.setup.storage != 'none':
             append += f' disk-sectors={SECTORS} disk-gap=2500 disk-discard=1'

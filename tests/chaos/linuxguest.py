@@ -14,7 +14,7 @@ import subprocess
 import time
 
 from clients import RedisClient
-from harness import PATIENCE, ROOT
+from harness import ACCELERATOR, PATIENCE, ROOT
 from linux import BAD_WORDS, FILES, GUEST, HOSTS, MAC, TOOLS
 from pgclient import NoAnswer, PgClient, PgFailure, Reset
 from world import World, Wrong
@@ -35,7 +35,7 @@ class LinuxWorld(World):
         with open(os.path.join(FILES, 'cmdline'), encoding='ascii') as file:
             words = file.read().strip()
         return [
-            '-accel', 'tcg,thread=multi', '-machine', 'pc',
+            *ACCELERATOR, '-machine', 'pc',
             '-m', self.memory, '-kernel', os.path.join(FILES, 'vmlinux'),
             '-initrd', os.path.join(FILES, 'initrd.img'), '-append',
             f'{words} ftguest.ip={GUEST}/24 ftguest.gw=10.77.0.1',

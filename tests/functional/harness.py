@@ -15,6 +15,7 @@ Nothing here waits without a bound, and nothing sleeps for luck: waits are
 for an event on QMP, for frames of the guest, or for the end of a process.
 
 Environment: CUJU_QEMU, the binary; CUJU_QEMU_OPTIONS, more options for it;
+CUJU_ACCEL, what follows -accel (tcg,thread=multi); CUJU_CPU, the CPU model;
 CUJU_GUEST, the bare guest's ELF file; CUJU_QEMU_PYTHON, the directory with
 QEMU's Python package "qemu"; CUJU_TIMEOUT, a factor on all time limits.
 """
@@ -39,6 +40,11 @@ QEMU = os.environ.get('CUJU_QEMU', os.path.join(
 QEMU_OPTIONS = shlex.split(os.environ.get('CUJU_QEMU_OPTIONS', ''))
 GUEST = os.environ.get('CUJU_GUEST', os.path.join(
     ROOT, 'build', 'guest', 'bare', 'ftguest.elf'))
+# "kvm,dirty-ring-size=4096": with what options a guest runs
+ACCEL = os.environ.get('CUJU_ACCEL', 'tcg,thread=multi')
+# "host": another CPU model than the machine's default
+CPU = os.environ.get('CUJU_CPU', '')
+ACCELERATOR = ['-accel', ACCEL] + (['-cpu', CPU] if CPU else [])
 PATIENCE = float(os.environ.get('CUJU_TIMEOUT', '1'))
 
 
@@ -545,7 +551,7 @@ class Pair:
     def launch(self, name, memory=None, extra=None, incoming=None,
                params=True):
         """Start a QEMU; `incoming` makes it a backup."""
-        options = ['-accel', 'tcg,thread=multi', '-machine', self.machine,
+        options = [*ACCELERATOR, '-machine', self.machine,
                    '-m', memory or self.memory, '-kernel', GUEST,
                    '-append', self.append]
         for i in range(self.nics):

@@ -42,7 +42,7 @@ import sys
 import time
 import urllib.parse
 
-from harness import (PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
+from harness import (ACCELERATOR, PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
                      check_arbiter, close_all, make_arbiter, wait_until)
 
 SCRIPTS = os.path.join(ROOT, 'scripts')
@@ -259,7 +259,7 @@ class LinuxPair:
         with open(os.path.join(FILES, 'cmdline'), encoding='ascii') as file:
             words = file.read().strip()
         options = [
-            '-accel', 'tcg,thread=multi', '-machine', 'pc',
+            *ACCELERATOR, '-machine', 'pc',
             '-m', self.memory, '-kernel', os.path.join(FILES, 'vmlinux'),
             '-initrd', os.path.join(FILES, 'initrd.img'), '-append',
             f'{words} ftguest.ip={GUEST}/24 ftguest.gw=10.77.0.1 '

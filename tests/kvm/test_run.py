@@ -1,0 +1,119 @@
+"""Does tests/kvm/run say the truth, and leave nothing behind?
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+On this machine, not in the outer guest; a few seconds each.
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = os.path.join(HERE, 'run')
+OUT = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'build', 'kvm')
+PATIENCE = float(os.environ.get('CUJU_TIMEOUT', '1'))
+BOUND = 90 * PATIENCE
+
+
+def children(pid):
+    """Processes below one."""
+    found = []
+    for task in os.listdir(f'/proc/{pid}/task'):
+        with open(f'/proc/{pid}/task/{task}/children',
+                  encoding='ascii') as file:
+            found += [int(word) for word in file.read().split()]
+    return found
+
+
+def gone(pid):
+    """Has a process ended? A zombie has."""
+    try:
+        with open(f'/proc/{pid}/stat', encoding='ascii') as file:
+            return file.read().rsplit(')', 1)[1].split()[0] == 'Z'
+    except OSError:
+        return True
+
+
+def rig(*words, seconds=BOUND):
+    """One run: status, output, and what the rig itself said."""
+    done = subprocess.run([RUN, '--seconds', str(seconds), *words],
+                          capture_output=True, text=True, check=False,
+                          timeout=seconds + 60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_status_output_and_files(tmp_path):
+    """All that a command leaves comes back."""
+    status, out, err = rig(
+        '--out', str(tmp_path / 'out'), '--env', "WORD=it's one", '--', 'sh',
+        '-c', 'echo "$WORD"; echo two >&2; seq 100000 > /out/three; '
+        'sleep 1000 & seq 100000; kill -9 $$')
+    numbers = ''.join(f'{i}\n' for i in range(1, 100001))
+    assert status == 128 + signal.SIGKILL, err
+    assert out == "it's one\ntwo\n" + numbers
+    assert (tmp_path / 'out' / 'three').read_text() == numbers
+
+
+def test_command_is_not_there():
+    status, _, err = rig('--', '/no/such/command')
+    assert status == 127, err
+
+
+def test_bound():
+    """Too long: 124, and the emulator is gone."""
+    begin = time.monotonic()
+    status, out, err = rig('--', 'sh', '-c', 'echo begun; sleep 1000',
+                           seconds=40 * PATIENCE)
+    assert (status, out) == (124, 'begun\n') and '--seconds' in err
+    assert time.monotonic() - begin < 40 * PATIENCE + 30
+
+
+def test_panic():
+    """Ends at once, with the kernel's words."""
+    status, _, err = rig('--', 'sh', '-c', 'echo c > /proc/sysrq-trigger; '
+                         'sleep 1000')
+    assert status == 125
+    assert 'Kernel panic' in err and 'sysrq_handle_crash' in err
+
+
+def test_no_kvm():
+    status, out, err = rig('--cpu', 'EPYC,-svm', '--', 'echo', 'here')
+    assert (status, out) == (125, '') and 'no /dev/kvm' in err
+
+
+def test_parameters_of_modules():
+    status, out, err = rig(
+        '--kvm-amd', 'npt=0', '--kvm', 'halt_poll_ns=12345', '--', 'sh',
+        '-c', 'cat /sys/module/kvm_amd/parameters/npt '
+        '/sys/module/kvm/parameters/halt_poll_ns')
+    assert (status, out) == (0, 'N\n12345\n'), err
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM,
+                                    signal.SIGKILL])
+def test_ended_from_outside(number):
+    """The emulator ends with us, and no file is left."""
+    with subprocess.Popen(
+            [RUN, '--seconds', str(BOUND), '--', 'sh', '-c',
+             'echo begun; sleep 1000'], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout.readline() == 'begun\n'
+            emulators = children(process.pid)
+            assert emulators
+            files = [name for name in os.listdir(OUT)
+                     if name.startswith(f'run.{process.pid}.')]
+            process.send_signal(number)
+            status = process.wait(20 * PATIENCE)
+        finally:
+            process.kill()
+    assert status == (-number if number == signal.SIGKILL else 128 + number)
+    assert not files
+    end = time.monotonic() + 10 * PATIENCE
+    while not all(gone(pid) for pid in emulators):
+        assert time.monotonic() < end
+        time.sleep(0.05)
