@@ -15,6 +15,8 @@
  *   ram INDEX IDSTR LENGTH              in the order of the indices
  *   section IDSTR INSTANCE VERSION      in any order
  *
+ * and the lines in cpu-facts.h, of the CPUs that the guest sees.
+ *
  * IDSTR may have blanks in it.  The backup reads its own text by the same
  * code as the primary's, which may be anything, and compares.  No state, no
  * locks of its own: BQL, except for the hash.
@@ -31,6 +33,7 @@
 #include "qemu/accel.h"
 #include "qemu/cutils.h"
 #include "qemu/rcu.h"
+#include "cpu-facts.h"
 #include "session.h"
 
 #define TEXT_MAX    (1u << 20)
@@ -96,6 +99,7 @@ FtMachine *ft_machine_new(void)
                                b->length);
     }
     qemu_savevm_foreach(add_section, text);
+    ft_machine_cpus(text);
     m->fingerprint = g_string_free(text, false);
     return m;
 }
@@ -119,13 +123,14 @@ void ft_machine_free(FtMachine *m)
 /* Facts that there is one of, with what a person calls them. */
 static const struct {
     const char *key, *what;
+    bool cpu;                   /* which CPUs the guest can have at all */
 } fact_names[] = {
     { "cuju", "protocol" },
     { "qemu", "QEMU version" },
     { "machine", "machine type" },
-    { "accel", "accelerator" },
-    { "cpu", "CPU model" },
-    { "smp", "number of CPUs" },
+    { "accel", "accelerator", true },
+    { "cpu", "CPU model", true },
+    { "smp", "number of CPUs", true },
     { "page", "page size" },
 };
 
@@ -148,6 +153,7 @@ typedef struct Facts {
     GHashTable *ram_names;      /* idstr -> RamFact */
     GPtrArray *sections;        /* SectionFact, as they came */
     GHashTable *section_names;  /* "idstr instance" -> SectionFact */
+    FtCpuFacts *cpus;
 } Facts;
 
 static void ram_fact_free(void *opaque)
@@ -175,6 +181,7 @@ static void facts_free(Facts *f)
     g_ptr_array_unref(f->rams);
     g_hash_table_unref(f->section_names);
     g_ptr_array_unref(f->sections);
+    ft_cpu_facts_free(f->cpus);
     g_free(f);
 }
 
@@ -261,6 +268,9 @@ static bool read_line(Facts *f, char *line)
     if (g_str_equal(line, "section")) {
         return read_section(f, rest);
     }
+    if (ft_cpu_facts_key(line)) {
+        return ft_cpu_facts_line(f->cpus, line, rest);
+    }
     for (size_t i = 0; i < FACTS; i++) {
         if (g_str_equal(line, fact_names[i].key)) {
             if (f->fact[i]) {
@@ -284,6 +294,7 @@ static Facts *facts_read(const char *text, size_t len, Error **errp)
     f->sections = g_ptr_array_new_with_free_func(section_fact_free);
     f->section_names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
                                              NULL);
+    f->cpus = ft_cpu_facts_new();
     if (len > TEXT_MAX) {
         error_setg(errp, "description of the machine has %zu bytes, limit is "
                    "%u", len, TEXT_MAX);
@@ -333,44 +344,18 @@ static Facts *facts_read(const char *text, size_t len, Error **errp)
 
 /* -------------------------------------------------------------- comparing */
 
-#define DIFFS_MAX   8
-/* The whole error has to fit in the text of a frame. */
-#define DIFFS_BYTES 840
-
-typedef struct Diffs {
-    GString *text;
-    unsigned shown, hidden;
-} Diffs;
-
-static void G_GNUC_PRINTF(2, 3) differ(Diffs *d, const char *fmt, ...)
-{
-    g_autofree char *s = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    s = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-
-    if (d->shown == DIFFS_MAX ||
-        (d->shown && d->text->len + strlen(s) > DIFFS_BYTES)) {
-        d->hidden++;
-        return;
-    }
-    g_string_append_printf(d->text, "%s%s", d->shown ? "; " : "", s);
-    d->shown++;
-}
-
-static void differ_length(Diffs *d, const char *idstr, uint64_t primary,
+static void differ_length(FtDiffs *d, const char *idstr, uint64_t primary,
                           uint64_t backup)
 {
     g_autofree char *p = size_to_str(primary);
     g_autofree char *b = size_to_str(backup);
 
     if (g_str_equal(p, b)) {
-        differ(d, "ram %s: primary %" PRIu64 " bytes, backup %" PRIu64,
-               idstr, primary, backup);
+        ft_differ(d, FT_REMEDY_SAME, "ram %s: primary %" PRIu64 " bytes, "
+                  "backup %" PRIu64, idstr, primary, backup);
     } else {
-        differ(d, "ram %s: primary %s, backup %s", idstr, p, b);
+        ft_differ(d, FT_REMEDY_SAME, "ram %s: primary %s, backup %s", idstr,
+                  p, b);
     }
 }
 
@@ -384,17 +369,27 @@ static char *section_name(const SectionFact *s)
                            s->instance);
 }
 
-static void compare_facts(Diffs *d, const Facts *primary, const Facts *backup)
+static void compare_facts(FtDiffs *d, const Facts *primary,
+                          const Facts *backup)
 {
+    bool same_cpu = true;
+
     for (size_t i = 0; i < FACTS; i++) {
         if (!g_str_equal(primary->fact[i], backup->fact[i])) {
-            differ(d, "%s: primary %s, backup %s", fact_names[i].what,
-                   primary->fact[i], backup->fact[i]);
+            ft_differ(d, FT_REMEDY_SAME, "%s: primary %s, backup %s",
+                      fact_names[i].what, primary->fact[i], backup->fact[i]);
+            if (fact_names[i].cpu) {
+                same_cpu = false;
+            }
         }
+    }
+    /* Another model differs in many things, and by its name already. */
+    if (same_cpu) {
+        ft_cpu_facts_compare(d, primary->cpus, backup->cpus);
     }
 }
 
-static void compare_sections(Diffs *d, const Facts *primary,
+static void compare_sections(FtDiffs *d, const Facts *primary,
                              const Facts *backup)
 {
     for (int side = 0; side < 2; side++) {
@@ -410,12 +405,12 @@ static void compare_sections(Diffs *d, const Facts *primary,
                                                            key);
 
             if (!other) {
-                differ(d, "device section %s is on the %s only", name,
-                       side ? "backup" : "primary");
+                ft_differ(d, FT_REMEDY_SAME, "device section %s is on the %s "
+                          "only", name, side ? "backup" : "primary");
             } else if (side == 0 && other->version != s->version) {
-                differ(d, "device section %s: version %" PRIu64 " on the "
-                       "primary, %" PRIu64 " on the backup", name,
-                       s->version, other->version);
+                ft_differ(d, FT_REMEDY_SAME, "device section %s: version %"
+                          PRIu64 " on the primary, %" PRIu64 " on the backup",
+                          name, s->version, other->version);
             }
         }
     }
@@ -434,7 +429,7 @@ static bool can_resize(const FtRamBlock *b, uint64_t length)
  * @order[i]: which of m->block is the primary's block i.  Complete if there
  * are no differences.
  */
-static void compare_rams(Diffs *d, const Facts *primary, const FtMachine *m,
+static void compare_rams(FtDiffs *d, const Facts *primary, const FtMachine *m,
                          unsigned *order)
 {
     g_autoptr(GHashTable) own = g_hash_table_new(g_str_hash, g_str_equal);
@@ -447,7 +442,8 @@ static void compare_rams(Diffs *d, const Facts *primary, const FtMachine *m,
         unsigned n = GPOINTER_TO_UINT(g_hash_table_lookup(own, r->idstr));
 
         if (!n) {
-            differ(d, "ram %s is on the primary only", r->idstr);
+            ft_differ(d, FT_REMEDY_SAME, "ram %s is on the primary only",
+                      r->idstr);
             continue;
         }
         if (m->block[n - 1].length != r->length &&
@@ -458,7 +454,8 @@ static void compare_rams(Diffs *d, const Facts *primary, const FtMachine *m,
     }
     for (unsigned i = 0; i < m->count; i++) {
         if (!g_hash_table_contains(primary->ram_names, m->block[i].idstr)) {
-            differ(d, "ram %s is on the backup only", m->block[i].idstr);
+            ft_differ(d, FT_REMEDY_SAME, "ram %s is on the backup only",
+                      m->block[i].idstr);
         }
     }
 }
@@ -470,7 +467,7 @@ bool ft_machine_adopt(FtMachine *m, const char *text, size_t len,
     g_autoptr(Facts) primary = NULL;
     g_autoptr(Facts) backup = NULL;
     g_autoptr(GString) diffs = g_string_new(NULL);
-    Diffs d = { .text = diffs };
+    FtDiffs d = { .text = diffs };
     g_autofree unsigned *order = NULL;
     FtRamBlock *block;
 
@@ -490,12 +487,8 @@ bool ft_machine_adopt(FtMachine *m, const char *text, size_t len,
     compare_rams(&d, primary, m, order);
     compare_sections(&d, primary, backup);
     if (d.shown) {
-        if (d.hidden) {
-            g_string_append_printf(diffs, "; and %u more", d.hidden);
-        }
-        error_setg(errp, "the machines differ: %s.  Start the backup with "
-                   "the same QEMU and the same command line as the primary",
-                   diffs->str);
+        ft_differ_close(&d);
+        error_setg(errp, "the machines differ: %s", diffs->str);
         return false;
     }
 
