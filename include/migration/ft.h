@@ -55,7 +55,9 @@ bool ft_incoming(const char *uri, Error **errp);
  */
 bool ft_blocks(const char *what, Error **errp);
 
-/* Is the guest stopped only for the end of an epoch? */
+/*
+ * ft_pausing: is the guest stopped, or started, only for the end of an epoch?
+ */
 bool ft_pausing(void);
 
 /*
@@ -63,6 +65,12 @@ bool ft_pausing(void);
  * not for what the drives' journals have on the disks.
  */
 void ft_drain_devices(void);
+
+/*
+ * ft_dirty_full: a vCPU of KVM has stopped as its dirty ring is full; QEMU
+ * will empty it.  Ends the epoch as soon as one may end.
+ */
+void ft_dirty_full(void);
 
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
@@ -109,6 +117,10 @@ static inline bool ft_pausing(void)
 }
 
 static inline void ft_drain_devices(void)
+{
+}
+
+static inline void ft_dirty_full(void)
 {
 }
 

@@ -133,6 +133,7 @@ static void op_ack(void *opaque, uint64_t epoch)
     uint8_t settled[FT_ACK_SIZE];
     uint64_t own = ft_disks_settled(b->disks);
 
+    b->committed_at = ft_clock_now();
     ft_inject(FT_FAULT_POINT_BEFORE_ACK);
     stq_be_p(settled, own);
     ft_link_send(b->links.control, FT_FRAME_ACK, 0, epoch, settled,

@@ -31,6 +31,7 @@
 #define MIGRATION_FT_BACKUP_PRIVATE_H
 
 #include "backup-fsm.h"
+#include "clock.h"
 #include "pulse.h"
 #include "script.h"
 #include "session.h"
@@ -67,6 +68,7 @@ typedef struct FtTakeoverRun {
     FtScript *script;
     QEMUTimer *timer;           /* to try again */
     bool lock_told;             /* that an image is locked */
+    FtClock clock;              /* of the epoch that is taken over */
 } FtTakeoverRun;
 
 struct FtBackup {
@@ -93,6 +95,7 @@ struct FtBackup {
     FtBak fsm;
     int64_t lost_at;            /* when the primary was found to be lost */
     int64_t heard_at;           /* and when it was last heard of */
+    FtMoment committed_at;      /* when the last epoch was complete */
     GPtrArray *staged;          /* GByteArray: payloads of PAGES frames */
     unsigned staged_count;      /* so many are in use, the rest is spare */
     GByteArray *devices_open;

@@ -10,13 +10,19 @@
  * that is not at ram_addr 0 keep their fast path, and later writes to them
  * are lost.
  *
- *      machine's log (DIRTY_MEMORY_MIGRATION, KVM)    written by vCPUs, DMA
- *             |  harvest: exchange words, reset the TLBs, clear KVM's log
- *             v
+ *      KVM's log of a slot     TCG, DMA      KVM's ring of a vCPU
+ *             |  sync            |                 |
+ *             v                  v                 |
+ *      QEMU's bitmap (DIRTY_MEMORY_MIGRATION)      |
+ *             |  exchange words, reset the         |  harvest (ring.c)
+ *             v  TLBs, clear KVM's log             v
  *      FtCapture.bmap[block]                          one reader at a time
  *             |  drain (first copy, guest runs)  or  copy (in the pause)
  *             v
  *      frames, or an FtStage
+ *
+ * KVM keeps either logs or rings.  Logs are of whole slots, so their price
+ * is in proportion to the guest's size; rings hold what was written.
  */
 
 #include "qemu/osdep.h"
@@ -27,13 +33,27 @@
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "exec/memory.h"
+#include "system/kvm.h"
+#include "ring.h"
 #include "session.h"
 
 #define STAGE_SLAB_PAGES 256
+/*
+ * Words of 64 pages: parts of a block that are so far apart are cleared in
+ * KVM's log one by one.  A call costs about as much as it does to pass so
+ * many words that have nothing.
+ */
+#define CLEAR_GAP_WORDS 1024
 
 struct FtCapture {
     FtMachine *machine;
     unsigned long **bmap;       /* [machine->count] */
+    uint64_t dirty;             /* bits in them */
+    FtRing *ring;               /* NULL: all is in the machine's log */
+    bool *shown;                /* [machine->count]: the display wants to know
+                                 * as well */
+    unsigned last;              /* block of the last page from the ring */
+    Error *broken;              /* the dirty set is not known */
 };
 
 static uint64_t block_pages(const FtRamBlock *b)
@@ -58,8 +78,17 @@ FtCapture *ft_capture_new(FtMachine *m, Error **errp)
 
         c->bmap[i] = bitmap_new(pages);
         bitmap_set(c->bmap[i], 0, pages);
+        c->dirty += pages;
     }
+    c->ring = ft_ring_new();
+    c->shown = g_new0(bool, m->count);
     return c;
+}
+
+const char *ft_capture_how(void)
+{
+    return ft_ring_usable() ? "kvm-ring" :
+           kvm_enabled() ? "kvm-bitmap" : "tcg";
 }
 
 void ft_capture_free(FtCapture *c)
@@ -74,16 +103,74 @@ void ft_capture_free(FtCapture *c)
         g_free(c->bmap[i]);
     }
     g_free(c->bmap);
+    g_free(c->shown);
+    ft_ring_free(c->ring);
+    error_free(c->broken);
     g_free(c);
 }
 
-/* Move one block's bits; returns whether the machine had any. */
-static bool harvest_block(const FtRamBlock *b, unsigned long *bmap)
+/* From the vCPUs' rings. */
+static void capture_page(void *opaque, uint64_t ram_addr)
 {
+    FtCapture *c = opaque;
+    FtMachine *m = c->machine;
+    unsigned i = c->last;
+
+    if (ram_addr - m->block[i].ram_addr >= m->block[i].length) {
+        for (i = 0; i < m->count; i++) {
+            if (ram_addr - m->block[i].ram_addr < m->block[i].length) {
+                break;
+            }
+        }
+        if (i == m->count) {
+            return;     /* does not migrate */
+        }
+        c->last = i;
+    }
+    if (!test_and_set_bit((ram_addr - m->block[i].ram_addr) >> FT_PAGE_BITS,
+                          c->bmap[i])) {
+        c->dirty++;
+    }
+    if (c->shown[i]) {
+        cpu_physical_memory_set_dirty_flag(ram_addr, DIRTY_MEMORY_VGA);
+    }
+}
+
+static void harvest_ring(FtCapture *c)
+{
+    FtMachine *m = c->machine;
+    unsigned i;
+
+    if (c->broken) {
+        return;
+    }
+    for (i = 0; i < m->count; i++) {
+        RAMBlock *rb = m->block[i].rb;
+
+        c->shown[i] = memory_region_is_logging(rb->mr, DIRTY_MEMORY_VGA);
+    }
+    ft_ring_harvest(c->ring, capture_page, c, &c->broken);
+}
+
+/* In KVM's log, words @from to @to - 1 of the block. */
+static void clear_log(const FtRamBlock *b, uint64_t from, uint64_t to)
+{
+    uint64_t word = BITS_PER_LONG * FT_PAGE_SIZE;
+    RAMBlock *rb = b->rb;
+
+    memory_region_clear_dirty_bitmap(rb->mr, from * word,
+                                     MIN(to * word, b->length) - from * word);
+}
+
+/* Move one block's bits, those of the machine's log. */
+static void harvest_block(FtCapture *c, unsigned block)
+{
+    const FtRamBlock *b = &c->machine->block[block];
+    unsigned long *bmap = c->bmap[block];
     uint64_t pages = block_pages(b);
     uint64_t first = b->ram_addr >> TARGET_PAGE_BITS;
     unsigned long *const *src;
-    bool any = false;
+    uint64_t from = 0, to = 0;  /* where there were any */
     uint64_t k;
 
     /* qemu_ram_alloc() places blocks at multiples of a word of pages */
@@ -101,38 +188,48 @@ static bool harvest_block(const FtRamBlock *b, unsigned long *bmap)
             if (pages - k * BITS_PER_LONG < BITS_PER_LONG) {
                 bits &= BITMAP_LAST_WORD_MASK(pages);
             }
+            c->dirty += ctpopl(bits & ~bmap[k]);
             bmap[k] |= bits;
-            any = true;
+            if (to && k - to >= CLEAR_GAP_WORDS) {
+                clear_log(b, from, to);
+                to = 0;
+            }
+            if (!to) {
+                from = k;
+            }
+            to = k + 1;
         }
     }
-    return any;
+    if (to) {
+        clear_log(b, from, to);
+        cpu_physical_memory_dirty_bits_cleared(b->ram_addr, b->length);
+    }
 }
 
 uint64_t ft_capture_harvest(FtCapture *c)
 {
-    FtMachine *m = c->machine;
-    uint64_t dirty = 0;
     unsigned i;
 
-    memory_global_dirty_log_sync(false);
-    RCU_READ_LOCK_GUARD();
-    for (i = 0; i < m->count; i++) {
-        FtRamBlock *b = &m->block[i];
-        RAMBlock *rb = b->rb;
-
-        if (harvest_block(b, c->bmap[i])) {
-            cpu_physical_memory_dirty_bits_cleared(b->ram_addr, b->length);
-            memory_region_clear_dirty_bitmap(rb->mr, 0, b->length);
-        }
-        dirty += bitmap_count_one(c->bmap[i], block_pages(b));
+    if (c->ring) {
+        harvest_ring(c);
+    } else {
+        memory_global_dirty_log_sync(true);
     }
-    return dirty;
+    RCU_READ_LOCK_GUARD();
+    for (i = 0; i < c->machine->count; i++) {
+        harvest_block(c, i);
+    }
+    return c->dirty;
 }
 
 bool ft_capture_check(FtCapture *c, Error **errp)
 {
     unsigned i;
 
+    if (c->broken) {
+        error_propagate(errp, error_copy(c->broken));
+        return false;
+    }
     for (i = 0; i < c->machine->count; i++) {
         FtRamBlock *b = &c->machine->block[i];
         RAMBlock *rb = b->rb;
@@ -153,18 +250,20 @@ bool ft_capture_drain(FtCapture *c, FtCapturePageFn *fn, void *opaque)
     FtMachine *m = c->machine;
     unsigned i;
 
-    for (i = 0; i < m->count; i++) {
+    for (i = 0; i < m->count && c->dirty; i++) {
         uint64_t pages = block_pages(&m->block[i]);
         uint64_t p = find_first_bit(c->bmap[i], pages);
 
         while (p < pages) {
             clear_bit(p, c->bmap[i]);
+            c->dirty--;
             if (!fn(opaque, i, p << FT_PAGE_BITS,
                     m->block[i].host + (p << FT_PAGE_BITS))) {
                 set_bit(p, c->bmap[i]);
+                c->dirty++;
                 return false;
             }
-            p = find_next_bit(c->bmap[i], pages, p + 1);
+            p = c->dirty ? find_next_bit(c->bmap[i], pages, p + 1) : pages;
         }
     }
     return true;

@@ -234,11 +234,3 @@ bool ft_blocks(const char *what, Error **errp)
     }
     return false;
 }
-
-bool ft_pausing(void)
-{
-    FtSession *s = ft_session();
-
-    /* savevm, the other user of this runstate, is refused in a session */
-    return s && s->primary && runstate_check(RUN_STATE_SAVE_VM);
-}

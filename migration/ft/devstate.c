@@ -10,11 +10,16 @@
  * per cent of a light epoch's pause.  Both ends are the same binary (the
  * fingerprint says so), and ordinary migration never sees the cut form.
  *
+ * With KVM the vCPUs' registers are in the kernel.  Saving them marks them as
+ * changed, so that all are written back when the guest goes on: nobody has
+ * changed them, so that is undone.
+ *
  * Locking: BQL; the hook is set only while one of the calls here runs.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "io/channel-buffer.h"
@@ -24,7 +29,11 @@
 #include "migration/savevm.h"
 #include "migration/global_state.h"
 #include "system/cpus.h"
+#include "system/kvm.h"
+#include "hw/core/cpu.h"
 #include "hw/virtio/virtio.h"
+#include "cpu.h"
+#include "clock.h"
 #include "session.h"
 
 /* Queue slots up to the last that the device has. */
@@ -79,9 +88,59 @@ static int devstate_cut(QEMUFile *f, const VMStateDescription *vmsd,
     return n;
 }
 
+/*
+ * Which vCPUs, in the order of CPU_FOREACH, have their registers in the
+ * kernel, and nowhere else that is newer.  NULL without KVM.
+ */
+static unsigned long *vcpus_clean(void)
+{
+    unsigned long *clean;
+    unsigned long n = 0;
+    CPUState *cpu;
+
+    if (!kvm_enabled()) {
+        return NULL;
+    }
+    CPU_FOREACH(cpu) {
+        n++;
+    }
+    clean = bitmap_new(n);
+    n = 0;
+    CPU_FOREACH(cpu) {
+        if (!cpu->vcpu_dirty) {
+            set_bit(n, clean);
+        }
+        n++;
+    }
+    return clean;
+}
+
+/*
+ * INIT and SMI are taken out of the kernel by reading them: those must go
+ * back.
+ */
+static void vcpus_keep_clean(const unsigned long *clean)
+{
+    unsigned n = 0;
+    CPUState *cpu;
+
+    if (!clean) {
+        return;
+    }
+    CPU_FOREACH(cpu) {
+        if (test_bit(n, clean) && !(cpu->interrupt_request &
+                                    (CPU_INTERRUPT_INIT |
+                                     CPU_INTERRUPT_SMI))) {
+            cpu->vcpu_dirty = false;
+        }
+        n++;
+    }
+}
+
 bool ft_devstate_save(GByteArray *buf, Error **errp)
 {
     QIOChannelBuffer *bioc = qio_channel_buffer_new(64 * KiB);
+    g_autofree unsigned long *clean = vcpus_clean();
     QEMUFile *f;
     int ret;
 
@@ -90,11 +149,13 @@ bool ft_devstate_save(GByteArray *buf, Error **errp)
     vmstate_cut_hook = devstate_cut;
     ret = qemu_save_device_state(f);
     vmstate_cut_hook = NULL;
+    vcpus_keep_clean(clean);
     if (!ret) {
         ret = qemu_fflush(f);
     }
     if (!ret) {
         g_byte_array_set_size(buf, 0);
+        ft_clock_save(buf);
         g_byte_array_append(buf, bioc->data, bioc->usage);
     } else {
         error_setg(errp, "device state could not be saved (%s): see the "
@@ -105,11 +166,20 @@ bool ft_devstate_save(GByteArray *buf, Error **errp)
     return !ret;
 }
 
-bool ft_devstate_load(const uint8_t *data, size_t len, Error **errp)
+bool ft_devstate_load(const uint8_t *data, size_t len, FtClock *clock,
+                      Error **errp)
 {
-    QIOChannelBuffer *bioc = qio_channel_buffer_new(len);
+    size_t used = ft_clock_load(clock, data, len, errp);
+    QIOChannelBuffer *bioc;
     QEMUFile *f;
     int ret = -EINVAL;
+
+    if (!used) {
+        return false;
+    }
+    data += used;
+    len -= used;
+    bioc = qio_channel_buffer_new(len);
 
     qio_channel_set_name(QIO_CHANNEL(bioc), "ft-devstate-load");
     memcpy(bioc->data, data, len);

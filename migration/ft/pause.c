@@ -19,6 +19,13 @@
 #include "system/runstate.h"
 #include "pause.h"
 
+static bool pausing;
+
+bool ft_pausing(void)
+{
+    return pausing;
+}
+
 /* Not bdrv_drain_all(), which would also stop jobs. */
 void ft_drain_devices(void)
 {
@@ -37,6 +44,7 @@ void ft_pause_begin(FtPauseState *ps, FtDisks *disks)
     if (!ps->was_running) {
         return;
     }
+    pausing = true;
     ps->ticks = timers_state.cpu_ticks_offset;
     ps->clock = timers_state.cpu_clock_offset;
     /*
@@ -72,5 +80,6 @@ void ft_pause_end(FtPauseState *ps, FtDisks *disks)
                          &timers_state.vm_clock_lock);
     runstate_set(RUN_STATE_RUNNING);
     vm_state_notify(true, RUN_STATE_RUNNING);
+    pausing = false;
     resume_all_vcpus();
 }

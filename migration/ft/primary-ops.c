@@ -26,7 +26,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
 {
     FtPrimary *p = opaque;
     FtStats *st = &p->stats;
-    int64_t t[6];
+    int64_t t[7];
     uint64_t dirty;
     FtImage *img;
     FtPauseState ps;
@@ -42,17 +42,22 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     ft_pause_begin(&ps, p->disks);
     t[1] = ft_now_us();
     ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
-    dirty = ft_capture_harvest(p->capture);
-    t[2] = ft_now_us();
-    ft_capture_copy(p->capture, img->stage);
-    t[3] = ft_now_us();
     if (ps.was_running) {
         global_state_store_running();
     } else {
         global_state_store();
     }
-    ok = ft_capture_check(p->capture, &p->broken) &&
-         ft_devstate_save(img->devices, &p->broken);
+    /*
+     * Devices first: saving them may write to RAM; KVM does when it is asked
+     * for the registers of a vCPU (the time that was stolen from it).
+     */
+    ok = ft_devstate_save(img->devices, &p->broken);
+    t[2] = ft_now_us();
+    dirty = ft_capture_harvest(p->capture);
+    t[3] = ft_now_us();
+    ft_capture_copy(p->capture, img->stage);
+    t[4] = ft_now_us();
+    ok = ok && ft_capture_check(p->capture, &p->broken);
     img->flags = ps.was_running ? FT_FLAG_RUNNING : 0;
     if (p->params.hash_every && epoch % p->params.hash_every == 0) {
         img->flags |= FT_FLAG_HASH;
@@ -72,10 +77,10 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
             ft_output_close(p->output);
         }
     }
-    t[4] = ft_now_us();
+    t[5] = ft_now_us();
     ft_inject(FT_FAULT_POINT_CAPTURED);
     ft_pause_end(&ps, p->disks);
-    t[5] = ft_now_us();
+    t[6] = ft_now_us();
 
     if (!ok) {
         ft_sender_give_back(p->sender, img);
@@ -85,16 +90,17 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     if (epoch > 1) {
         /* the first one ends the copy of all RAM and tells nothing */
         st->epochs++;
-        ft_hist_add(&st->pause, t[5] - t[0]);
+        ft_hist_add(&st->pause, t[6] - t[0]);
         ft_hist_add(&st->pause_stop, t[1] - t[0]);
-        ft_hist_add(&st->pause_harvest, t[2] - t[1]);
-        ft_hist_add(&st->pause_copy, t[3] - t[2]);
-        ft_hist_add(&st->pause_devices, t[4] - t[3]);
-        ft_hist_add(&st->pause_resume, t[5] - t[4]);
+        /* with what the disks and the network have, and the hash */
+        ft_hist_add(&st->pause_devices, t[2] - t[1] + t[5] - t[4]);
+        ft_hist_add(&st->pause_harvest, t[3] - t[2]);
+        ft_hist_add(&st->pause_copy, t[4] - t[3]);
+        ft_hist_add(&st->pause_resume, t[6] - t[5]);
         ft_hist_add(&st->dirty, dirty);
     }
     st->device_bytes = img->devices->len;
-    trace_ft_epoch(epoch, dirty, img->devices->len, t[5] - t[0]);
+    trace_ft_epoch(epoch, dirty, img->devices->len, t[6] - t[0]);
     if (epoch == 1) {
         p->fsm.withheld = ft_disks_finish_copies(p->disks);
         ft_sender_hold(p->sender, p->fsm.withheld);

@@ -18,8 +18,10 @@
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "system/cpus.h"
+#include "migration/ft.h"
 #include "offer.h"
 #include "primary-private.h"
+#include "trace.h"
 
 /* The guest runs at least so long between two pauses. */
 #define PRIMARY_MIN_RUN_US      2000
@@ -478,6 +480,20 @@ static void primary_output_full(void *opaque)
         timer_mod_anticipate_ns(p->timer, (p->fsm.epoch_began +
                                            p->fsm.params.min_run_us) *
                                           SCALE_US);
+    }
+}
+
+/*
+ * A vCPU's thread, which goes on to empty the rings, so that the guest runs
+ * on: it is not to be kept from writing, but its epoch gets no longer.
+ */
+void ft_dirty_full(void)
+{
+    FtSession *s = ft_session();
+
+    trace_ft_ring_full();
+    if (s && s->primary && s->primary->fsm.state == FT_PRI_PROTECTED) {
+        primary_output_full(s->primary);
     }
 }
 

@@ -27,6 +27,7 @@
 #include "qemu/thread.h"
 #include "qemu/uuid.h"
 #include "arbiter.h"
+#include "clock.h"
 #include "disks.h"
 #include "encode.h"
 #include "output.h"
@@ -82,6 +83,9 @@ typedef struct FtCapture FtCapture;
 FtCapture *ft_capture_new(FtMachine *m, Error **errp);
 void ft_capture_free(FtCapture *c);
 
+/* How this machine's writes are found: "tcg", "kvm-ring", "kvm-bitmap". */
+const char *ft_capture_how(void);
+
 /*
  * ft_capture_harvest: move the dirty bits of the machine into the engine's
  * own bitmap (clearing the machine's) and return the number of pages that
@@ -89,7 +93,8 @@ void ft_capture_free(FtCapture *c);
  */
 uint64_t ft_capture_harvest(FtCapture *c);
 
-/* Is the RAM still that of the fingerprint?  BQL held. */
+/* Is the RAM still that of the fingerprint, and the dirty set known?  BQL
+ * held. */
 bool ft_capture_check(FtCapture *c, Error **errp);
 
 typedef bool FtCapturePageFn(void *opaque, uint16_t block, uint64_t offset,
@@ -129,11 +134,14 @@ void ft_capture_copy(FtCapture *c, FtStage *stage);
 
 /*
  * ft_devstate_save: all device state, without RAM, into @buf (replaced).
- * Large virtio arrays are cut to what is in use.  BQL held, guest paused.
+ * Large virtio arrays are cut to what is in use.  Before it comes a record of
+ * clocks: clock.h.  BQL held, guest paused.
  */
 bool ft_devstate_save(GByteArray *buf, Error **errp);
-/* Load what ft_devstate_save() made; once, at takeover.  BQL held. */
-bool ft_devstate_load(const uint8_t *data, size_t len, Error **errp);
+/* Load what ft_devstate_save() made; once, at takeover.  BQL held.  @clock is
+ * set in any case, and is to be cleared. */
+bool ft_devstate_load(const uint8_t *data, size_t len, FtClock *clock,
+                      Error **errp);
 
 /* -------------------------------- tls.c, link.c, handshake.c, listener.c */
 

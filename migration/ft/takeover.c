@@ -174,7 +174,8 @@ static bool takeover_devices(FtBackup *b, Error **errp)
     FtTakeoverRun *run = &b->run;
     MigrationIncomingState *mis = migration_incoming_get_current();
 
-    if (!ft_devstate_load(b->devices->data, b->devices->len, errp)) {
+    if (!ft_devstate_load(b->devices->data, b->devices->len, &run->clock,
+                          errp)) {
         return false;
     }
     ft_inject(FT_FAULT_POINT_TAKEOVER);
@@ -185,7 +186,7 @@ static bool takeover_devices(FtBackup *b, Error **errp)
     takeover_next(run, FT_TAKEOVER_DEVICES, &run->status->devices);
     qemu_announce_self(&mis->announce_timer, migrate_announce_params());
     if (b->fsm.guest_running) {
-        vm_start();
+        ft_clock_start(&run->clock, &b->committed_at);
     } else {
         runstate_set(RUN_STATE_PAUSED);
     }
@@ -263,5 +264,6 @@ void ft_takeover_free(FtTakeoverRun *run)
         ft_script_cancel(run->script);
     }
     timer_free(run->timer);
+    ft_clock_clear(&run->clock);
     qapi_free_FtTakeover(run->status);
 }
