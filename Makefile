@@ -118,7 +118,7 @@ demo: deps all guest
 
 .PHONY: check
 check: deps all guest check-style check-unit check-asan check-fuzz \
-       check-functional check-chaos check-qemu
+       check-functional check-chaos check-kvm check-qemu
 	@echo "check: all passed"
 
 .PHONY: check-style
@@ -196,7 +196,7 @@ check-chaos: deps all guest chaos-programs
 .PHONY: check-kvm
 check-kvm: deps all guest
 	@tests/kvm/image
-	@tests/kvm/check
+	@tests/kvm/check $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
 
 # QEMU's own migration test; CHECK_QEMU=full runs all of its tests for x86_64.
 .PHONY: check-qemu
@@ -257,6 +257,6 @@ help:
 	@echo '  check-chaos       a bounded share of chaos, SEED=1'
 	@echo '  chaos             faults on a protected guest: N=1000 SEED=7; ROUND=B57 plays'
 	@echo '                    one again; FAULT="hang primary", TABLE=FILE, CHAOS_JOBS=2'
-	@echo '  check-kvm         on KVM, in an emulated machine that has one'
+	@echo '  check-kvm         on KVM, in an emulated machine that has one; FULL=1: all'
 	@echo '  check-qemu        QEMU'"'"'s migration test, some iotests; CHECK_QEMU=full: all x86_64 qtests'
 	@echo 'Variables: V=1 shows commands, -jN sets the jobs of ninja'

@@ -85,10 +85,11 @@ FtCapture *ft_capture_new(FtMachine *m, Error **errp)
     return c;
 }
 
-const char *ft_capture_how(void)
+FtDirtyTracking ft_capture_how(void)
 {
-    return ft_ring_usable() ? "kvm-ring" :
-           kvm_enabled() ? "kvm-bitmap" : "tcg";
+    return ft_ring_usable() ? FT_DIRTY_TRACKING_KVM_RING :
+           kvm_enabled() ? FT_DIRTY_TRACKING_KVM_BITMAP :
+           FT_DIRTY_TRACKING_TCG;
 }
 
 void ft_capture_free(FtCapture *c)

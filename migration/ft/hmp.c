@@ -265,6 +265,10 @@ static void print_epochs(Monitor *mon, const FtStatus *st)
         if (st->has_dirty_p99) {
             monitor_printf(mon, ", p99 %" PRIu64, st->dirty_p99);
         }
+        if (st->has_dirty_tracking) {
+            monitor_printf(mon, " (%s)",
+                           FtDirtyTracking_str(st->dirty_tracking));
+        }
         monitor_printf(mon, "\n");
     }
     if (st->has_device_bytes) {

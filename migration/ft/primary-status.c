@@ -47,6 +47,8 @@ void ft_primary_query(FtPrimary *p, FtStatus *st)
         st->has_epochs_per_second = true;
         st->epochs_per_second = s->epochs * 1e6 /
                                 MAX(now - p->protected_at, 1);
+        st->has_dirty_tracking = true;
+        st->dirty_tracking = ft_capture_how();
         st->has_dirty_mean = st->has_dirty_p99 = true;
         st->dirty_mean = ft_hist_mean(&s->dirty);
         st->dirty_p99 = ft_hist_quantile(&s->dirty, 990);

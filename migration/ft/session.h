@@ -83,8 +83,8 @@ typedef struct FtCapture FtCapture;
 FtCapture *ft_capture_new(FtMachine *m, Error **errp);
 void ft_capture_free(FtCapture *c);
 
-/* How this machine's writes are found: "tcg", "kvm-ring", "kvm-bitmap". */
-const char *ft_capture_how(void);
+/* How this machine's writes are found. */
+FtDirtyTracking ft_capture_how(void);
 
 /*
  * ft_capture_harvest: move the dirty bits of the machine into the engine's

@@ -44,8 +44,15 @@ GUEST = os.environ.get('CUJU_GUEST', os.path.join(
 ACCEL = os.environ.get('CUJU_ACCEL', 'tcg,thread=multi')
 # "host": another CPU model than the machine's default
 CPU = os.environ.get('CUJU_CPU', '')
-ACCELERATOR = ['-accel', ACCEL] + (['-cpu', CPU] if CPU else [])
 PATIENCE = float(os.environ.get('CUJU_TIMEOUT', '1'))
+
+
+def accelerator(accel=ACCEL):
+    """Options for one, and for the CPU."""
+    return ['-accel', accel] + (['-cpu', CPU] if CPU else [])
+
+
+ACCELERATOR = accelerator()
 
 
 def _find_qmp():
@@ -61,7 +68,7 @@ def _find_qmp():
 
 if _find_qmp():
     sys.path.insert(0, _find_qmp())
-from qemu.qmp import QMPError  # noqa: E402
+from qemu.qmp import ExecInterruptedError, QMPError  # noqa: E402
 from qemu.qmp.legacy import QEMUMonitorProtocol  # noqa: E402
 
 # What a takeover may lose of a committed epoch's output (see Cable.check).
@@ -415,8 +422,13 @@ class Machine:
             self._pull(0.25)
 
     def inject(self, point, after=1):
-        """Let it kill itself at a point of the protocol."""
-        self.qmp('x-ft-inject', point=point, after=after)
+        """Let it kill itself at a point of the protocol. It may come to
+        that before its answer comes to us."""
+        try:
+            self.qmp('x-ft-inject', point=point, after=after)
+        except ExecInterruptedError:
+            if self.wait_exit() != -signal.SIGKILL:
+                raise
 
     def kill(self, sig=signal.SIGKILL):
         os.kill(self.process.pid, sig)
@@ -516,7 +528,8 @@ class Pair:
 
     def __init__(self, directory, nic='virtio-net-pci', machine='pc',
                  mode='count,touch', pages=512, options='', memory='64M',
-                 transport='unix', extra=(), nics=1, params=None, wrap=()):
+                 transport='unix', extra=(), nics=1, params=None, wrap=(),
+                 accel=ACCEL):
         self.directory = str(directory)
         self.nic = nic
         self.nics = nics if nic else 0
@@ -526,6 +539,7 @@ class Pair:
         self.transport = transport
         self.extra = list(extra)
         self.wrap = list(wrap)
+        self.accel = accel
         self.arbiter, spec = make_arbiter(self.directory)
         self.params = {'ft-hash': 16, 'ft-arbiter': spec,
                        'ft-timeout-ms': TIMEOUT_MS, **(params or {})}
@@ -551,7 +565,7 @@ class Pair:
     def launch(self, name, memory=None, extra=None, incoming=None,
                params=True):
         """Start a QEMU; `incoming` makes it a backup."""
-        options = [*ACCELERATOR, '-machine', self.machine,
+        options = [*accelerator(self.accel), '-machine', self.machine,
                    '-m', memory or self.memory, '-kernel', GUEST,
                    '-append', self.append]
         for i in range(self.nics):

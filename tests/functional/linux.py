@@ -42,8 +42,9 @@ import sys
 import time
 import urllib.parse
 
-from harness import (ACCELERATOR, PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
-                     check_arbiter, close_all, make_arbiter, wait_until)
+from harness import (ACCEL, PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
+                     accelerator, check_arbiter, close_all, make_arbiter,
+                     wait_until)
 
 SCRIPTS = os.path.join(ROOT, 'scripts')
 sys.path.insert(0, SCRIPTS)
@@ -139,7 +140,7 @@ class LinuxPair:
 
     def __init__(self, directory, storage='shared', memory='256M',
                  image_size=256, params=None, append='', drive='',
-                 disk='virtio-blk-pci', rng=None):
+                 disk='virtio-blk-pci', rng=None, accel=ACCEL, cpus=1):
         self.directory = str(directory)
         self.storage = storage
         self.memory = memory
@@ -150,6 +151,8 @@ class LinuxPair:
         self.append = append
         self.drive = drive              # more options of -drive
         self.disk = disk
+        self.accel = accel
+        self.cpus = cpus
         self.rng = rng or random.Random()
         self.machines = []
         self.clients = []
@@ -259,9 +262,10 @@ class LinuxPair:
         with open(os.path.join(FILES, 'cmdline'), encoding='ascii') as file:
             words = file.read().strip()
         options = [
-            *ACCELERATOR, '-machine', 'pc',
-            '-m', self.memory, '-kernel', os.path.join(FILES, 'vmlinux'),
-            '-initrd', os.path.join(FILES, 'initrd.img'), '-append',
+            *accelerator(self.accel), '-machine', 'pc',
+            '-smp', str(self.cpus), '-m', self.memory,
+            '-kernel', os.path.join(FILES, 'vmlinux'), '-initrd',
+            os.path.join(FILES, 'initrd.img'), '-append',
             f'{words} ftguest.ip={GUEST}/24 ftguest.gw=10.77.0.1 '
             f'{self.append}',
             '-netdev', f'tap,id=n0,ifname={tap},script=no,downscript=no',

@@ -5,6 +5,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 On this machine, not in the outer guest; a few seconds each.
 """
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +19,8 @@ RUN = os.path.join(HERE, 'run')
 OUT = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'build', 'kvm')
 PATIENCE = float(os.environ.get('CUJU_TIMEOUT', '1'))
 BOUND = 90 * PATIENCE
+# Another run may be on: its waiting for a turn is bounded, too.
+TURN = 1800
 
 
 def children(pid):
@@ -40,9 +44,10 @@ def gone(pid):
 
 def rig(*words, seconds=BOUND):
     """One run: status, output, and what the rig itself said."""
-    done = subprocess.run([RUN, '--seconds', str(seconds), *words],
-                          capture_output=True, text=True, check=False,
-                          timeout=seconds + 60)
+    done = subprocess.run([RUN, '--turn', str(TURN), '--seconds',
+                           str(seconds), *words], capture_output=True,
+                          text=True, check=False,
+                          timeout=TURN + seconds + 60)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -63,13 +68,43 @@ def test_command_is_not_there():
     assert status == 127, err
 
 
+@contextlib.contextmanager
+def another_run():
+    """Nobody else has the turn meanwhile."""
+    with open(f'{OUT}/turn', 'wb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def test_bound():
-    """Too long: 124, and the emulator is gone."""
+    """Too long: 124, and the emulator is gone. Its time begins when it has
+    its turn."""
+    limit, waits = 12 * PATIENCE, 4
+    with another_run():
+        process = subprocess.Popen(
+            [RUN, '--turn', str(TURN), '--seconds', str(limit), '--', 'sh',
+             '-c', 'echo begun; sleep 1000'], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(waits)       # the time itself is what is tried
     begin = time.monotonic()
-    status, out, err = rig('--', 'sh', '-c', 'echo begun; sleep 1000',
-                           seconds=40 * PATIENCE)
-    assert (status, out) == (124, 'begun\n') and '--seconds' in err
-    assert time.monotonic() - begin < 40 * PATIENCE + 30
+    try:
+        assert process.stdout.readline() == 'begun\n'
+        emulators = children(process.pid)
+        out, err = process.communicate(timeout=limit + 30)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (124, '') and '--seconds' in err
+    assert limit - 1 < time.monotonic() - begin < limit + 5 * PATIENCE
+    assert emulators and all(gone(pid) for pid in emulators)
+
+
+def test_turn():
+    """Would catch a run that waits for another one for ever."""
+    with another_run():
+        begin = time.monotonic()
+        status, _, err = rig('--turn', '2', '--', 'true')
+    assert time.monotonic() - begin >= 2
+    assert status == 125 and '--turn' in err
 
 
 def test_panic():
@@ -93,8 +128,8 @@ def test_parameters_of_modules():
     assert (status, out) == (0, 'N\n12345\n'), err
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM,
-                                    signal.SIGKILL])
+@pytest.mark.parametrize('number', [
+    signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_ended_from_outside(number):
     """The emulator ends with us, and no file is left."""
     with subprocess.Popen(
