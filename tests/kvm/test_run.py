@@ -70,9 +70,11 @@ def test_command_is_not_there():
 
 @contextlib.contextmanager
 def another_run():
-    """Nobody else has the turn meanwhile."""
-    with open(f'{OUT}/turn', 'wb') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Nobody else has a turn meanwhile."""
+    with contextlib.ExitStack() as stack:
+        for number in range(os.cpu_count()):
+            file = stack.enter_context(open(f'{OUT}/turn.{number}', 'wb'))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
