@@ -119,13 +119,13 @@ static bool clock_pair(uint64_t *kvmclock, uint64_t *tsc)
             !clock_get_kvmclock(&after)) {
             return false;
         }
-        if (after - before < best) {
+        if (after >= before && after - before < best) {
             best = after - before;
             *kvmclock = before + best / 2;
             *tsc = value;
         }
     }
-    return true;
+    return best != UINT64_MAX;
 }
 
 static bool clock_get(FtClock *c)
@@ -154,17 +154,17 @@ static bool clock_get(FtClock *c)
 /* The TSCs, with kvmclock right already. */
 static bool clock_set_tsc(const FtClock *c, int64_t *shift)
 {
+    uint32_t khz = cpu_env(first_cpu)->tsc_khz;
     uint64_t kvmclock, tsc, deadline;
     int64_t first, offset;
     CPUState *cpu;
     unsigned i = 0;
 
-    if (!clock_offset(first_cpu, false, &first) ||
+    if (!khz || !clock_offset(first_cpu, false, &first) ||
         !clock_pair(&kvmclock, &tsc)) {
         return false;
     }
-    *shift = c->tsc + muldiv64(kvmclock - c->kvmclock,
-                               cpu_env(first_cpu)->tsc_khz, 1000000) - tsc;
+    *shift = c->tsc + muldiv64(kvmclock - c->kvmclock, khz, 1000000) - tsc;
     CPU_FOREACH(cpu) {
         offset = first + *shift + (i < c->vcpus ? c->apart[i] : 0);
         i++;

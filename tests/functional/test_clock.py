@@ -33,3 +33,32 @@ def test_keeps_time(make_pair, epoch_us):
     pair.taken_over()
     assert abs(drift(pair, pair.backup, 3)) < 0.04
     pair.cable.check(takeovers=1)
+
+
+def ahead(pair, machine, count=60):
+    """By how much the guest's clock is ahead of the host's: as the frame
+    tells that took the shortest way (seconds, from an unknown zero)."""
+    since = pair.cable.mark()
+    pair.cable.wait_more(count, machine)
+    with pair.cable.cond:
+        return max(frame.clock_us / 1e6 - when
+                   for when, sender, frame in pair.cable.seen[since:]
+                   if sender == machine.net)
+
+
+def test_outage_passes_for_the_guest(make_pair):
+    """Would catch a guest whose clock stood still while nobody ran it, or is
+    set by more than that."""
+    pair = make_pair(params={'ft-hash': 0}).protected(hashed=False)
+    before = ahead(pair, pair.primary)
+    pair.primary.hang()
+    pair.taken_over()
+    with pair.cable.cond:
+        first = next(i for i, s in enumerate(pair.cable.seen)
+                     if s[1] == pair.backup.net)
+        outage = pair.cable.seen[first][0] - pair.cable.seen[first - 1][0]
+    moved = ahead(pair, pair.backup) - before
+    assert outage > 0.3
+    assert abs(moved) < outage / 3, (moved, outage)
+    pair.wakes_fenced()
+    pair.cable.check(takeovers=1)
