@@ -69,7 +69,8 @@ def test_dirty_log(counts):
     resets = of(now, 'vm RESET_DIRTY_RINGS')
     if counts['name'].startswith('ring'):
         assert not logs
-        assert now['epochs'] - SLACK <= resets <= now['epochs'] + SLACK
+        # None for an epoch in which no vCPU came to write anything.
+    assert now['epochs'] / 2 <= resets <= now['epochs'] + SLACK
         assert now['pushed'] > now['epochs']
     else:
         assert not resets
