@@ -70,7 +70,7 @@ def test_dirty_log(counts):
     if counts['name'].startswith('ring'):
         assert not logs
         # None for an epoch in which no vCPU came to write anything.
-    assert now['epochs'] / 2 <= resets <= now['epochs'] + SLACK
+        assert now['epochs'] / 2 <= resets <= now['epochs'] + SLACK
         assert now['pushed'] > now['epochs']
     else:
         assert not resets
