@@ -44,7 +44,8 @@ def tool(*command, timeout=120, **kwargs):
         raise Trouble(f'{command[0]}: {error}') from None
     if done.returncode:
         raise Trouble(f'{" ".join(command[:3])} ... failed with '
-                      f'{done.returncode}: {done.stderr.strip()[-500:]}')
+                      f'{done.returncode}: '
+                      f'{(done.stdout + done.stderr).strip()[-500:]}')
     return done.stdout
 
 
