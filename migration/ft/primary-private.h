@@ -19,6 +19,7 @@
  *   ack thread        reads the control connection
  *   pulse thread      heartbeats (pulse.c)
  *   arbiter's thread  (arbiter.c)
+ *   vCPU threads      say that a dirty ring is full (ft_dirty_full, BQL)
  *
  * Threads never take the BQL: they post events, which the main loop works
  * off in a bottom half of the iohandler context (that one does not run in
