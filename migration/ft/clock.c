@@ -26,17 +26,10 @@
  * (KVM_VCPU_TSC_OFFSET).  From these the backup makes the new offsets; the
  * kernel's documentation of that attribute describes the like.
  *
- * The record, before the device state of an epoch, big endian:
- *
- *      u32 length of what follows: 0, or 16 + 8 * vCPUs
- *      u64 kvmclock, u64 TSC of the first vCPU, i64 per vCPU: TSC minus that
- *
  * Locking: BQL.
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "qemu/seqlock.h"
@@ -50,8 +43,6 @@
 #include "clock.h"
 #include "trace.h"
 
-#define CLOCK_FIXED     16
-#define CLOCK_VCPUS_MAX 65536
 /* A pair of clocks is read again if that took longer, but not too often. */
 #define CLOCK_PAIR_NS   2000
 #define CLOCK_PAIR_TRIES 5
@@ -213,65 +204,13 @@ static void clock_set(const FtClock *c, const FtMoment *since)
 
 #endif
 
-/* -------------------------------------------------------------- the record */
-
-static void put_be64(GByteArray *buf, uint64_t v)
-{
-    uint8_t bytes[8];
-
-    stq_be_p(bytes, v);
-    g_byte_array_append(buf, bytes, sizeof(bytes));
-}
-
 void ft_clock_save(GByteArray *buf)
 {
     FtClock c = { 0 };
-    uint8_t length[4];
-    unsigned i;
 
     c.valid = clock_get(&c);
-    stl_be_p(length, c.valid ? CLOCK_FIXED + 8 * c.vcpus : 0);
-    g_byte_array_append(buf, length, sizeof(length));
-    if (c.valid) {
-        put_be64(buf, c.kvmclock);
-        put_be64(buf, c.tsc);
-        for (i = 0; i < c.vcpus; i++) {
-            put_be64(buf, c.apart[i]);
-        }
-    }
+    ft_clock_write(&c, buf);
     ft_clock_clear(&c);
-}
-
-size_t ft_clock_load(FtClock *c, const uint8_t *data, size_t len, Error **errp)
-{
-    uint32_t length = len < 4 ? 1 : ldl_be_p(data);
-    unsigned i;
-
-    *c = (FtClock) { 0 };
-    if (length > len - 4 || (length && length < CLOCK_FIXED + 8) ||
-        length % 8 || length > CLOCK_FIXED + 8 * CLOCK_VCPUS_MAX) {
-        error_setg(errp, "the device state of the committed epoch does not "
-                   "begin with its clocks: %zu bytes, of which %" PRIu32
-                   " should be theirs", len, length);
-        return 0;
-    }
-    if (length) {
-        c->valid = true;
-        c->kvmclock = ldq_be_p(data + 4);
-        c->tsc = ldq_be_p(data + 12);
-        c->vcpus = (length - CLOCK_FIXED) / 8;
-        c->apart = g_new(int64_t, c->vcpus);
-        for (i = 0; i < c->vcpus; i++) {
-            c->apart[i] = ldq_be_p(data + 4 + CLOCK_FIXED + 8 * i);
-        }
-    }
-    return 4 + length;
-}
-
-void ft_clock_clear(FtClock *c)
-{
-    g_free(c->apart);
-    *c = (FtClock) { 0 };
 }
 
 /* ------------------------------------------------------------------ start */

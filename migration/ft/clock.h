@@ -30,6 +30,9 @@ FtMoment ft_clock_now(void);
  */
 void ft_clock_save(GByteArray *buf);
 
+/* ft_clock_write: the record of @c, appended to @buf. */
+void ft_clock_write(const FtClock *c, GByteArray *buf);
+
 /*
  * ft_clock_load: read the record at the start of @data.  Returns how many
  * bytes it has, 0 with @errp set if it is none.  @c is to be cleared.

@@ -445,28 +445,10 @@ static void compare_features(FtDiffs *d, const char *which, const Named *a,
     }
 }
 
-static void compare_values(FtDiffs *d, const char *which,
-                           const Named *primary, const Named *backup)
-{
-    for (int side = 0; side < 2; side++) {
-        const Named *a = side ? backup : primary;
-
-        for (unsigned i = 0; i < a->names->len; i++) {
-            const char *name = g_ptr_array_index(a->names, i);
-            const char *p = named_get(primary, name);
-            const char *q = named_get(backup, name);
-
-            /* What both have was seen from the primary's side. */
-            if (!p || !q || (!side && !g_str_equal(p, q))) {
-                ft_differ(d, FT_REMEDY_CPU, "%sCPU's %s: primary %s, backup "
-                          "%s", which, name, p ?: "none", q ?: "none");
-            }
-        }
-    }
-}
-
-static void compare_raw(FtDiffs *d, const char *which, const Named *primary,
-                        const Named *backup)
+/* Facts whose text must be the same; @prefix comes before their names. */
+static void compare_named(FtDiffs *d, unsigned remedies, unsigned max,
+                          const char *which, const char *prefix,
+                          const Named *primary, const Named *backup)
 {
     unsigned count = 0;
 
@@ -478,19 +460,18 @@ static void compare_raw(FtDiffs *d, const char *which, const Named *primary,
             const char *p = named_get(primary, name);
             const char *q = named_get(backup, name);
 
+            /* What both have was seen from the primary's side. */
             if (p && q && (side || g_str_equal(p, q))) {
                 continue;
             }
-            if (count++ < RAW_MAX) {
-                /* The topology is in there, too: -smp. */
-                ft_differ(d, FT_REMEDY_CPU | FT_REMEDY_SAME, "%s%s: primary "
-                          "%s, backup %s", which, name, p ?: "none",
-                          q ?: "none");
+            if (count++ < max) {
+                ft_differ(d, remedies, "%s%s%s: primary %s, backup %s",
+                          which, prefix, name, p ?: "none", q ?: "none");
             }
         }
     }
-    if (count > RAW_MAX) {
-        d->hidden += count - RAW_MAX;
+    if (count > max) {
+        d->hidden += count - max;
     }
 }
 
@@ -545,9 +526,12 @@ void ft_cpu_facts_compare(FtDiffs *d, const FtCpuFacts *primary,
         compare_features(d, which, &b->features, &p->features,
                          "the backup's CPU has it, the guest has not",
                          "the backup's CPU has them, the guest has not");
-        compare_values(d, which, &p->values, &b->values);
+        compare_named(d, FT_REMEDY_CPU, UINT_MAX, which, "CPU's ",
+                      &p->values, &b->values);
         if (d->shown + d->hidden == before) {
-            compare_raw(d, which, &p->raw, &b->raw);
+            /* The topology is in there, too: -smp. */
+            compare_named(d, FT_REMEDY_CPU | FT_REMEDY_SAME, RAW_MAX, which,
+                          "", &p->raw, &b->raw);
         }
     }
 }
