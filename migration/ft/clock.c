@@ -171,15 +171,18 @@ static bool clock_set_tsc(const FtClock *c, int64_t *shift)
     return true;
 }
 
-/* kvmclock's own handler has run: it stands where it was in the image. */
-static void clock_set(const FtClock *c, const FtMoment *since)
+/*
+ * kvmclock's own handler has run: it stands where it was in the image.
+ * Returns what it is put forward by, 0 if there is none.
+ */
+static int64_t clock_set(const FtClock *c, const FtMoment *since)
 {
     struct kvm_clock_data data = {};
     int64_t late = get_clock() - since->ns;
     int64_t shift = 0;
 
     if (!c->valid || !kvm_enabled()) {
-        return;
+        return 0;
     }
     data.clock = c->kvmclock + late;
     if (kvm_vm_ioctl(kvm_state, KVM_SET_CLOCK, &data) < 0 ||
@@ -189,6 +192,7 @@ static void clock_set(const FtClock *c, const FtMoment *since)
                     late / SCALE_MS);
     }
     trace_ft_clock_kvm(late / 1000, shift);
+    return late;
 }
 
 #else
@@ -198,8 +202,9 @@ static bool clock_get(FtClock *c)
     return false;
 }
 
-static void clock_set(const FtClock *c, const FtMoment *since)
+static int64_t clock_set(const FtClock *c, const FtMoment *since)
 {
+    return 0;
 }
 
 #endif
@@ -215,8 +220,8 @@ void ft_clock_save(GByteArray *buf)
 
 /* ------------------------------------------------------------------ start */
 
-/* The clocks of QEMU's own, which stand. */
-static void clock_catch_up(const FtMoment *since)
+/* The clocks of QEMU's own, which stand.  Returns what they are forward by. */
+static int64_t clock_catch_up(const FtMoment *since)
 {
     FtMoment now = ft_clock_now();
 
@@ -227,14 +232,17 @@ static void clock_catch_up(const FtMoment *since)
     seqlock_write_unlock(&timers_state.vm_clock_seqlock,
                          &timers_state.vm_clock_lock);
     trace_ft_clock((now.ns - since->ns) / 1000);
+    return now.ns - since->ns;
 }
 
-void ft_clock_start(const FtClock *c, const FtMoment *since)
+int64_t ft_clock_start(const FtClock *c, const FtMoment *since)
 {
     /* First these: the timers in KVM are set by them when the guest starts. */
-    clock_catch_up(since);
+    int64_t advance = clock_catch_up(since);
+
     if (!vm_prepare_start(false)) {
-        clock_set(c, since);
+        advance = MAX(advance, clock_set(c, since));
         resume_all_vcpus();
     }
+    return advance;
 }

@@ -44,8 +44,9 @@ void ft_clock_clear(FtClock *c);
 /*
  * ft_clock_start: start a guest after a takeover, with its clocks where they
  * would be if it had run on since @since, when the epoch was complete here.
- * Stands for vm_start().  BQL held, main loop.
+ * Stands for vm_start().  Returns what they were put forward by, in ns.
+ * BQL held, main loop.
  */
-void ft_clock_start(const FtClock *c, const FtMoment *since);
+int64_t ft_clock_start(const FtClock *c, const FtMoment *since);
 
 #endif

@@ -186,7 +186,8 @@ static bool takeover_devices(FtBackup *b, Error **errp)
     takeover_next(run, FT_TAKEOVER_DEVICES, &run->status->devices);
     qemu_announce_self(&mis->announce_timer, migrate_announce_params());
     if (b->fsm.guest_running) {
-        ft_clock_start(&run->clock, &b->committed_at);
+        run->status->clock_advance =
+            ft_clock_start(&run->clock, &b->committed_at) / (double)SCALE_MS;
     } else {
         runstate_set(RUN_STATE_PAUSED);
     }

@@ -60,6 +60,8 @@ def check_times(takeover):
     assert all(takeover[name] >= 0 for name in (*PHASES, 'detect', 'total'))
     spent = sum(takeover[name] for name in PHASES)
     assert abs(takeover['total'] - spent) <= 1 + takeover['total'] / 100
+    # It stood still at least from the decision on.
+    assert takeover['clock-advance'] >= spent - takeover['run'] - 1
 
 
 def test_told(make_pair, script):

@@ -9,8 +9,8 @@ Runs in the rig, as root; tests/kvm/count makes a table of what it prints,
 one JSON object a line. Each counter is one that counts by itself all the
 time: histograms of tracefs over trace points, and KVM's own figures in
 debugfs. Nothing is switched on or off between two readings, and what QEMU
-says of its epochs is read beside them, so a count is off by what happens in
-an epoch or two of some hundred.
+says of its epochs is read before and after them, so how many epochs a count
+is of is known to the few that end while the counters are read.
 
 How long calls take is another measurement after that, for a second: both
 ends of each call are recorded, which makes the pause longer. So these times
@@ -175,6 +175,9 @@ class Reading:
         self.hist = {name: histograms.read(name) for name in histograms.on
                      if name != 'ioctl'}
         self.threads = process.threads()
+        # The main loop answers, so no epoch is cut in half.
+        self.epochs = (self.status.get('epoch', 0),
+                       machine.query().get('epoch', 0))
 
     def pause(self):
         """Sums of microseconds."""
@@ -216,7 +219,8 @@ def user_name(reason, error):
 
 
 def window(machine, histograms, seconds):
-    """Count for so long; all as sums, see `epochs` and `seconds`."""
+    """Count for so long; all as sums, see `epochs` (a count is of so many at
+    least, and at most) and `seconds`."""
     a = Reading(machine, histograms)
     time.sleep(seconds)
     b = Reading(machine, histograms)
@@ -232,6 +236,8 @@ def window(machine, histograms, seconds):
             if key[0] == machine.process.pid}
     return {
         'seconds': b.time - a.time, 'epochs': grown('epoch'),
+        'least': b.epochs[0] - a.epochs[1],
+        'most': b.epochs[1] - a.epochs[0],
         'calls': summed(less(b.calls, a.calls, threads), process.name),
         'exits': summed(hist.get('exit', {}),
                         lambda n: EXITS.get(n, hex(n))),

@@ -20,8 +20,6 @@ import counting  # noqa: E402
 # What each vCPU is asked for, once an epoch.
 STATE = ('GET_REGS', 'GET_MP_STATE', 'GET_VCPU_EVENTS', 'GET_XCRS',
          'GET_LAPIC', 'GET_DEBUGREGS')
-# An epoch more or less is counted, and one can be cut in half.
-SLACK = 3
 
 
 @pytest.fixture(name='counts', scope='module', params=[
@@ -51,8 +49,7 @@ def test_counters_count(counts):
 def test_each_vcpu_is_read_once(counts):
     now = counts['protected']
     for name in STATE:
-        assert of(now, f'vcpu {name}') == pytest.approx(now['epochs'],
-                                                        abs=SLACK), name
+        assert now['least'] <= of(now, f'vcpu {name}') <= now['most'], name
 
 
 def test_nothing_is_written_back(counts):
@@ -70,11 +67,11 @@ def test_dirty_log(counts):
     if counts['name'].startswith('ring'):
         assert not logs
         # None for an epoch in which no vCPU came to write anything.
-        assert now['epochs'] / 2 <= resets <= now['epochs'] + SLACK
+        assert now['least'] / 2 <= resets <= now['most']
         assert now['pushed'] > now['epochs']
     else:
         assert not resets
-        assert of(now, 'vm CLEAR_DIRTY_LOG') >= now['epochs'] / 2
+        assert of(now, 'vm CLEAR_DIRTY_LOG') >= now['least'] / 2
         assert not now['pushed']
 
 

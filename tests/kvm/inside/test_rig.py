@@ -20,7 +20,9 @@ import ftguest  # noqa: E402
 QEMU = f'{ROOT}/x86_64-softmmu/qemu-system-x86_64'
 GUEST = f'{ROOT}/build/guest/bare/ftguest.elf'
 # KVM's API; the numbers are those of linux/kvm.h.
-KVM_GET_API_VERSION, KVM_CHECK_EXTENSION = 0xae00, 0xae03
+KVM_GET_API_VERSION, KVM_CREATE_VM, KVM_CHECK_EXTENSION = \
+    0xae00, 0xae01, 0xae03
+KVM_GET_TSC_KHZ = 0xaea3
 CAPABILITIES = {
     'IRQCHIP': (0, 1), 'USER_MEMORY': (3, 1), 'SYNC_REGS': (74, 1),
     'SPLIT_IRQCHIP': (121, 1), 'IMMEDIATE_EXIT': (136, 1),
@@ -63,6 +65,21 @@ def test_clock():
     for _ in range(20000):
         time.monotonic()
     assert (time.monotonic() - begin) / 20000 < 100e-6
+
+
+def test_kvm_has_the_same_frequency(kvm):
+    """Guests' clocks run at the speed that KVM believes the TSC to have; what
+    the kernel went by until it had measured it is another one."""
+    done = subprocess.run(['dmesg'], capture_output=True, text=True,
+                          check=True)
+    measured = [line for line in done.stdout.splitlines()
+                if 'tsc: Refined TSC clocksource calibration' in line]
+    mhz = float(measured[-1].split()[-2])
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    try:
+        assert fcntl.ioctl(vm, KVM_GET_TSC_KHZ, 0) == round(mhz * 1000)
+    finally:
+        os.close(vm)
 
 
 def test_processors_agree_on_time():
