@@ -71,6 +71,9 @@ static void *data_thread(void *opaque)
             ft_bak_data_lost(&b->fsm, ft_now_us());
         }
     }
+    if (ft_link_closed_by_peer(b->links.data)) {
+        ft_pulse_peer_closed(b->pulse);
+    }
     error_free(err);
     qemu_bh_schedule(b->bh);
     rcu_unregister_thread();
@@ -105,6 +108,9 @@ static void *control_thread(void *opaque)
         } else {
             ft_bak_control_lost(&b->fsm, ft_now_us());
         }
+    }
+    if (ft_link_closed_by_peer(b->links.control)) {
+        ft_pulse_peer_closed(b->pulse);
     }
     qemu_bh_schedule(b->bh);
     rcu_unregister_thread();

@@ -22,6 +22,8 @@ struct FtLink {
     int64_t deadline;           /* of the handshake; 0: none.  Only used by
                                  * the thread that does the handshake */
     bool down;                  /* atomic: ft_link_shutdown() was called */
+    bool closed;                /* atomic: the stream came to its end, and
+                                 * ft_link_shutdown() had not been called */
     QemuMutex send_lock;        /* one frame at a time */
     Stat64 sent;                /* as they go to the socket */
     QLIST_ENTRY(FtLink) next;   /* of all links */
@@ -62,6 +64,12 @@ int ft_link_end_now(FtLink *l);
 /* Up to @len bytes, at least one, 0 at the end of the stream, or -EIO. */
 ssize_t ft_link_read_some(FtLink *l, void *buf, size_t len, int64_t deadline,
                           Error **errp);
+
+/*
+ * Has the connection ended in both directions, and not by this side: it was
+ * reset, or what was sent was not acknowledged for too long?
+ */
+bool ft_link_is_dead(FtLink *l);
 
 /* Wait for poll()'s @events, or for an end. */
 bool ft_link_wait(FtLink *l, short events, int64_t deadline, Error **errp);

@@ -204,18 +204,10 @@ bool ft_link_wait(FtLink *l, short events, int64_t deadline, Error **errp)
     return false;
 }
 
-ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
+static ssize_t link_read_plain(FtLink *l, void *buf, size_t len, Error **errp)
 {
     ssize_t n;
 
-    if (l->ahead >= 0) {
-        *(uint8_t *)buf = l->ahead;
-        l->ahead = -1;
-        return 1;
-    }
-    if (l->tls) {
-        return ft_tls_read(l, buf, len, errp);
-    }
     do {
         n = recv(l->sioc->fd, buf, len, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
@@ -227,6 +219,37 @@ ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
         return -EIO;
     }
     return n;
+}
+
+ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
+{
+    ssize_t n;
+
+    if (l->ahead >= 0) {
+        *(uint8_t *)buf = l->ahead;
+        l->ahead = -1;
+        return 1;
+    }
+    n = l->tls ? ft_tls_read(l, buf, len, errp) :
+                 link_read_plain(l, buf, len, errp);
+    if (n == 0 && !qatomic_read(&l->down)) {
+        qatomic_set(&l->closed, true);
+    }
+    return n;
+}
+
+bool ft_link_closed_by_peer(FtLink *l)
+{
+    return qatomic_read(&l->closed);
+}
+
+bool ft_link_is_dead(FtLink *l)
+{
+    struct pollfd pfd = { .fd = l->sioc->fd };
+
+    /* In this order: shutting it down here has the same effect. */
+    return poll(&pfd, 1, 0) == 1 && (pfd.revents & POLLHUP) &&
+           !qatomic_read(&l->down);
 }
 
 ssize_t ft_link_write_now(FtLink *l, const void *buf, size_t len,

@@ -22,8 +22,11 @@
  *
  * After the end of the connection lost() is called at once only when the
  * other side's kernel says that the connection was closed there: then it has
- * ended, or ends the session itself and knows.  On whatever else (a wrong
- * frame, an error, this side has shut it down) the other side may be well and
+ * ended, or ends the session itself and knows.  A reset says that, too, if
+ * another connection was closed there: it comes instead where heartbeats lay
+ * unread in the socket of a process that was killed, and they do if freeing
+ * its memory takes longer than an interval.  On whatever else (a wrong frame,
+ * a reset alone, this side has shut it down) the other side may be well and
  * believe that it has its lease: lost() comes when that is over.
  *
  * Locking: `lock` is held for moments only, never while reading, writing or
@@ -59,11 +62,12 @@ struct FtPulse {
     int64_t tick;               /* atomic: when the main loop came round */
 
     QemuMutex lock;
-    QemuCond cond;              /* quit */
+    QemuCond cond;              /* quit, peer_closed */
     FtHeart heart;
     int64_t rtt_us, gap_max_us;
     uint64_t muted;
     bool quit;
+    bool peer_closed;           /* another connection */
     bool wanted;                /* somebody asked for the lease in vain */
 
     /* The thread's own. */
@@ -227,12 +231,14 @@ static void pulse_silent(FtPulse *p)
 
 static void pulse_lost(FtPulse *p, bool closed, const char *reason)
 {
-    trace_ft_pulse_lost(closed, reason);
+    bool dead = ft_link_is_dead(p->link);
+
+    trace_ft_pulse_lost(closed, dead, reason);
     /* It shall know as soon as it can. */
     ft_link_shutdown(p->link);
 
     WITH_QEMU_LOCK_GUARD(&p->lock) {
-        while (!closed && !p->quit) {
+        while (!closed && !p->quit && !(dead && p->peer_closed)) {
             int64_t left = ft_heart_peer_lease(&p->heart) -
                            g_get_monotonic_time();
 
@@ -346,6 +352,13 @@ void ft_pulse_free(FtPulse *p)
     qemu_cond_destroy(&p->cond);
     qemu_mutex_destroy(&p->lock);
     g_free(p);
+}
+
+void ft_pulse_peer_closed(FtPulse *p)
+{
+    QEMU_LOCK_GUARD(&p->lock);
+    p->peer_closed = true;
+    qemu_cond_signal(&p->cond);
 }
 
 bool ft_pulse_leased(FtPulse *p)

@@ -22,16 +22,17 @@
  * All in the pulse's thread, and not after ft_pulse_free(); must not wait.
  * Either silent() or lost() is called, once, and nothing after it.  From then
  * on the other side has no lease that it could have from this one: it has
- * closed the connection, or the lease is over.  So whoever gives it up on
- * other grounds, and cannot know that it lets nothing out any more, shuts the
- * link down and waits for lost().
+ * closed the connection, or has died, or the lease is over.  So whoever gives
+ * it up on other grounds, and cannot know that it lets nothing out any more,
+ * shuts the link down and waits for lost().
  */
 typedef struct FtPulseOps {
     /* Nothing is heard, or we are not. */
     void (*silent)(void *opaque, const char *reason);
-    /* The connection has ended: at once when the other side has closed it,
-     * else (what came is wrong, an error, ft_link_shutdown() by this side)
-     * when its lease is over: within the timeout. */
+    /* The connection has ended: at once when the other side has closed it or
+     * has died (ft_pulse_peer_closed()), else (what came is wrong, an error,
+     * ft_link_shutdown() by this side) when its lease is over: within the
+     * timeout. */
     void (*lost)(void *opaque, const char *reason);
     /* The lease was over when somebody asked, and is there again. */
     void (*renewed)(void *opaque);
@@ -45,6 +46,14 @@ typedef struct FtPulse FtPulse;
 FtPulse *ft_pulse_new(FtLink *link, const FtHeartParams *params,
                       int64_t stuck_us, const FtPulseOps *ops, void *opaque);
 void ft_pulse_free(FtPulse *p);
+
+/*
+ * ft_pulse_peer_closed: the other side's kernel says that another connection
+ * of this session was closed there.  A process closes none of them before this
+ * one, unless it dies: then all end at once, this one by a reset if there were
+ * heartbeats that it had not read.
+ */
+void ft_pulse_peer_closed(FtPulse *p);
 
 /*
  * ft_pulse_leased: can the other side not have given this one up yet?  When

@@ -36,6 +36,26 @@ def busy_main_loop(pair, machine):
     os.close(reader)
 
 
+# The timeout is longer than anything that is not it.
+UNREAD_PARAMS = {'ft-heartbeat-ms': 100, 'ft-timeout-ms': 20000,
+                 'ft-ack-timeout-ms': 30000}
+
+
+def killed_unread(pair):
+    """The primary is killed while heartbeats lie in its socket, as they do
+    when its kernel has much memory to free first: then that resets this
+    connection, and closes others. The backup goes on at once."""
+    sent = pair.backup.query()['heart']['sent']
+    pair.primary.hang()
+    wait_until('heartbeats that it has not read', lambda:
+               pair.backup.query()['heart']['sent'] > sent + 10)
+    pair.primary.kill()
+    takeover = pair.taken_over(reason='lost')['takeover']
+    assert takeover['claim'] < UNREAD_PARAMS['ft-timeout-ms'] / 2, takeover
+    pair.cable.wait_more(50, pair.backup)
+    pair.cable.check(takeovers=1)
+
+
 def let_pass(pair, seconds):
     """Time, while frames are taken."""
     with pair.cable.cond:
@@ -105,6 +125,13 @@ def test_primary_hung(make_pair, transport):
     assert 'taken over' in pair.primary.text()
     pair.cable.wait_more(50, pair.backup)
     pair.cable.check(takeovers=1)
+
+
+def test_primary_killed_unread(make_pair):
+    """Would catch a backup that takes the death of a process for a fault of
+    the network, and waits for the timeout."""
+    pair = make_pair(transport='tcp', params=UNREAD_PARAMS).protected()
+    killed_unread(pair)
 
 
 def test_backup_hung(make_pair):

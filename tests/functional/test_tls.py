@@ -10,6 +10,7 @@ import pytest
 from disks import DiskPair
 from etcd import make_certificates
 from harness import Broken, Pair
+from test_heart import UNREAD_PARAMS, killed_unread
 
 PSK = '5f3d0b8c2a7e4916'
 
@@ -124,6 +125,14 @@ def test_hung_primary(make_pair, keys):
     pair.taken_over(reason='lost')
     pair.wakes_fenced()
     pair.cable.check(takeovers=1)
+
+
+def test_primary_killed_unread(make_pair, keys):
+    """TLS leaves nothing of its own unread that would look like a reset."""
+    pair = tls_pair(make_pair, keys, params=UNREAD_PARAMS)
+    pair.protect()
+    pair.cable.wait_more(10, pair.primary)
+    killed_unread(pair)
 
 
 def test_end_in_order(make_pair, keys):

@@ -360,6 +360,34 @@ static void test_yank(void)
     ft_link_yank_all(NULL);     /* there are none */
 }
 
+/* Who has closed it: the peer, also within a frame, or this side. */
+static void test_closed(void)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    uint8_t header[FT_WIRE_HEADER];
+    FtFrame f = { .type = FT_FRAME_DISARM, .length = 9 };
+    FtLink *l[2];
+    bool bad;
+
+    for (int part = 0; part < 3; part++) {
+        link_pair(l);
+        g_assert_false(ft_link_closed_by_peer(l[1]));
+        g_assert_false(ft_link_is_dead(l[1]));
+        if (part == 1) {
+            ft_wire_put_header(header, &f);
+            g_assert_cmpint(send(l[0]->sioc->fd, header, sizeof(header), 0),
+                            ==, sizeof(header));
+        } else if (part == 2) {
+            ft_link_shutdown(l[1]);
+        }
+        ft_link_unref(l[0]);
+        g_assert_cmpint(ft_link_recv(l[1], &f, buf, &bad, NULL), <, 1);
+        g_assert_true(ft_link_closed_by_peer(l[1]) == (part < 2));
+        g_assert_true(ft_link_is_dead(l[1]) == (part < 2));
+        ft_link_unref(l[1]);
+    }
+}
+
 static int sockopt(FtLink *l, int level, int name)
 {
     int value = -1;
@@ -547,6 +575,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/link/disk", test_disk);
     g_test_add_func("/ft/link/disk-waits", test_disk_waits);
     g_test_add_func("/ft/link/yank", test_yank);
+    g_test_add_func("/ft/link/closed", test_closed);
     g_test_add_func("/ft/link/user-timeout", test_user_timeout);
     g_test_add_func("/ft/link/try-send", test_try_send);
     ret = g_test_run();

@@ -78,6 +78,91 @@ static void test_closed(void)
     }
 }
 
+/* Two ends of a TCP connection. */
+static void tcp_pair(int *fds)
+{
+    struct sockaddr_in addr = { .sin_family = AF_INET };
+    socklen_t len = sizeof(addr);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+
+    addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&addr, len), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&addr, &len), ==,
+                    0);
+    fds[0] = socket(AF_INET, SOCK_STREAM, 0);
+    g_assert_cmpint(connect(fds[0], (struct sockaddr *)&addr, len), ==, 0);
+    fds[1] = accept(listener, NULL, NULL);
+    g_assert_cmpint(fds[1], >=, 0);
+    close(listener);
+}
+
+/*
+ * The peer is killed while heartbeats lie unread in its socket, so its kernel
+ * resets the connection.  With @told the end of another connection says that
+ * it has died; else it may be well.
+ */
+static void reset(World *w, bool told, bool before)
+{
+    int fds[2];
+
+    tcp_pair(fds);
+    *w = (World) { .fd = fds[1] };
+    if (told) {
+        world_begin_on(w, fds[0], 300, 75000, 0);
+    } else {
+        world_begin_on(w, fds[0], QUICK_BEAT_MS, QUICK_MS, 0);
+    }
+    peer_well(w, 1);
+    peer_echoed(w);
+    g_assert_true(ft_pulse_leased(w->pulse));
+    if (told && before) {
+        ft_pulse_peer_closed(w->pulse);
+    }
+    g_assert_true(peer_readable(w, WAIT_US / 1000));
+    close(w->fd);
+    w->fd = -1;
+    if (told && !before) {
+        while (ft_pulse_leased(w->pulse)) {
+            g_usleep(MS);
+        }
+        ft_pulse_peer_closed(w->pulse);
+    }
+    watch_wait(&w->watch, &w->watch.lost, 1);
+    g_assert_false(ft_pulse_leased(w->pulse));
+}
+
+static void test_killed(void)
+{
+    int64_t begun = g_get_monotonic_time();
+    World w;
+
+    /* The peer had a lease for a minute. */
+    for (int before = 0; before < 2; before++) {
+        reset(&w, true, before);
+        g_assert_cmpint(w.watch.at, <, begun + WAIT_US);
+        world_end(&w, 0, 1);
+    }
+
+    /* It may have heard of the last one that this side has sent. */
+    begun = g_get_monotonic_time();
+    reset(&w, false, false);
+    g_assert_cmpint(w.watch.at, >=, begun + QUICK_US);
+    world_end(&w, 0, 1);
+
+    /* Another connection was closed, but this one lives: it has not died. */
+    begin_quick(&w);
+    g_assert_true(peer_hear(&w));
+    begun = g_get_monotonic_time();
+    peer_beat(&w, 1);
+    peer_echoed(&w);
+    ft_pulse_peer_closed(w.pulse);
+    ft_link_shutdown(w.link);
+    watch_wait(&w.watch, &w.watch.lost, 1);
+    g_assert_cmpint(w.watch.at, >=, begun + QUICK_US);
+    world_end(&w, 0, 1);
+}
+
 /* What is not the protocol, and what must be said of it. */
 static size_t bad_frame(int i, uint8_t *buf, const char **word)
 {
@@ -568,6 +653,7 @@ int main(int argc, char **argv)
 
     g_test_add_func("/ft/pulse/pair", test_pair);
     g_test_add_func("/ft/pulse/closed", test_closed);
+    g_test_add_func("/ft/pulse/killed", test_killed);
     g_test_add_func("/ft/pulse/wrong", test_wrong);
     g_test_add_func("/ft/pulse/silent", test_silent);
     g_test_add_func("/ft/pulse/one-way", test_one_way);
