@@ -271,6 +271,12 @@ static bool bak_epoch_end(FtBak *b, const FtFrame *f, const void *payload,
         error_setg(errp, "epoch %" PRIu64 " has no device state", f->epoch);
         return false;
     }
+    if (end.age_us > FT_BAK_AGE_MAX_US) {
+        error_setg(errp, "epoch %" PRIu64 " says that it is %" PRIu64
+                   " microseconds old, more than a month", f->epoch,
+                   end.age_us);
+        return false;
+    }
     /*
      * Acknowledged before it is applied: all of it is here, and nothing
      * that comes from outside can keep it from being applied.  From here

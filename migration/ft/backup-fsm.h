@@ -85,6 +85,9 @@ typedef enum FtBakEnd {
 
 #define FT_BAK_WHY_MAX  512
 
+/* The first epoch waits until the disks have been copied. */
+#define FT_BAK_AGE_MAX_US   (30ll * 24 * 3600 * 1000000)
+
 /*
  * A poll that comes so late was not waited for, this process stood still.
  * The control connection gets as long again, as it may hold a disarm.

@@ -176,6 +176,7 @@ static bool op_apply(void *opaque, uint64_t epoch, const FtEpochEnd *end,
         }
     }
     stage_reset(b);
+    ft_clock_back(&b->committed_at, &b->began_at, end->age_us * SCALE_US);
     ft_disks_commit(b->disks, epoch, &b->journal, end->on_disk);
     b->devices = b->devices_open;
     b->devices_open = was;

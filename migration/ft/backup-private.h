@@ -95,7 +95,9 @@ struct FtBackup {
     FtBak fsm;
     int64_t lost_at;            /* when the primary was found to be lost */
     int64_t heard_at;           /* and when it was last heard of */
-    FtMoment committed_at;      /* when the last epoch was complete */
+    FtMoment began_at;          /* the session, for the rate of ticks */
+    FtMoment committed_at;      /* when the last epoch's clocks were read, as
+                                 * far as that is known here */
     GPtrArray *staged;          /* GByteArray: payloads of PAGES frames */
     unsigned staged_count;      /* so many are in use, the rest is spare */
     GByteArray *devices_open;

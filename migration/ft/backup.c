@@ -400,6 +400,7 @@ static void backup_pair(void *opaque, FtLinks *links, const FtHello *hello)
 
     b->links = *links;
     *links = (FtLinks) { 0 };
+    b->began_at = ft_clock_now();
     ft_link_set_user_timeout(b->links.data, b->user_timeout_ms);
     ft_link_set_user_timeout(b->links.control, b->user_timeout_ms);
     ft_link_set_user_timeout(b->links.heart, b->heart.timeout_us / 1000);

@@ -1,5 +1,6 @@
 /*
- * Fault tolerance: the record of the guest's clocks (no VM)
+ * Fault tolerance: the record of the guest's clocks, and when it was made
+ * (no VM)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -17,6 +18,9 @@
 #define CLOCK_LENGTH    4
 #define CLOCK_FIXED     16
 #define CLOCK_VCPUS_MAX 65536
+
+/* So long must a time be that a rate is measured by. */
+#define CLOCK_RATE_NS   10000000
 
 static void put_be64(GByteArray *buf, uint64_t v)
 {
@@ -79,4 +83,14 @@ void ft_clock_clear(FtClock *c)
 {
     g_free(c->apart);
     *c = (FtClock) { 0 };
+}
+
+void ft_clock_back(FtMoment *m, const FtMoment *since, int64_t ns)
+{
+    int64_t span = m->ns - since->ns;
+
+    if (span >= CLOCK_RATE_NS) {
+        m->ticks -= (int64_t)((double)(m->ticks - since->ticks) / span * ns);
+        m->ns -= ns;
+    }
 }

@@ -8,15 +8,17 @@
  * which the host did not schedule it: its clocks go on with the world's, and
  * timers that should have fired do so now.
  *
- *      primary             backup
- *      image: k, t         complete at r ........ s: the guest starts
+ *      primary                       backup
+ *      image: k, t .... its end is
+ *                 sent, of age a -->  complete at r ...... s: the guest starts
  *
- *      QEMU_CLOCK_VIRTUAL, TSC under TCG      + (s - r)
- *      kvmclock                             k + (s - r)
- *      TSC under KVM                        t + (s - r) * frequency
+ *      QEMU_CLOCK_VIRTUAL, TSC under TCG      + (s - r + a)
+ *      kvmclock                             k + (s - r + a)
+ *      TSC under KVM                        t + (s - r + a) * frequency
  *
- * What is missing is the time that the image took to get here: the clocks
- * may be late by that, and are never early.
+ * What is missing is the time that the image's end took to get here, and under
+ * TCG what a pause takes to save devices: the clocks may be late by that, and
+ * are never early.
  *
  * KVM: QEMU would set the TSC by its MSR.  KVM takes a value that is within a
  * second of what it expects for an attempt to synchronise vCPUs, and then

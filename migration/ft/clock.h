@@ -25,6 +25,12 @@ typedef struct FtMoment {
 FtMoment ft_clock_now(void);
 
 /*
+ * ft_clock_back: @ns before @m, by the rate of the ticks since @since.  If
+ * that was too short a time to say, @m stays.
+ */
+void ft_clock_back(FtMoment *m, const FtMoment *since, int64_t ns);
+
+/*
  * ft_clock_save: append a record of the clocks to @buf.  BQL held, guest
  * paused.
  */
@@ -43,7 +49,7 @@ void ft_clock_clear(FtClock *c);
 
 /*
  * ft_clock_start: start a guest after a takeover, with its clocks where they
- * would be if it had run on since @since, when the epoch was complete here.
+ * would be if it had run on since @since, when the epoch's clocks were read.
  * Stands for vm_start().  Returns what they were put forward by, in ns.
  * BQL held, main loop.
  */

@@ -53,6 +53,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
      */
     ok = ft_devstate_save(img->devices, &p->broken);
     t[2] = ft_now_us();
+    img->clocks_at = t[2];
     dirty = ft_capture_harvest(p->capture);
     t[3] = ft_now_us();
     ft_capture_copy(p->capture, img->stage);

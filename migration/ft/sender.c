@@ -180,6 +180,7 @@ static bool sender_send_image(FtSender *s, FtImage *img)
         end.dev_hash = ft_wire_crc32c(0, img->devices->data,
                                       img->devices->len);
     }
+    end.age_us = ft_now_us() - img->clocks_at;
     ft_wire_put_epoch_end(buf, &end);
     if (!ft_link_send(s->link, FT_FRAME_EPOCH_END, img->flags, img->epoch,
                       buf, sizeof(buf), &s->err)) {

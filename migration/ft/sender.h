@@ -26,6 +26,7 @@ typedef struct FtImage {
     uint64_t epoch;
     uint16_t flags;             /* FT_FLAG_RUNNING, FT_FLAG_HASH */
     uint64_t ram_hash;
+    int64_t clocks_at;          /* ft_now_us() when its clocks were read */
     FtStage *stage;
     GByteArray *devices;
     FtRecords journal;          /* what the guest wrote to its disks */

@@ -297,6 +297,7 @@ void ft_wire_put_epoch_end(uint8_t *buf, const FtEpochEnd *e)
     stq_be_p(buf + 40, e->journal_bytes);
     stq_be_p(buf + 48, e->journal_records);
     stq_be_p(buf + 56, e->on_disk);
+    stq_be_p(buf + 64, e->age_us);
 }
 
 bool ft_wire_get_epoch_end(const uint8_t *buf, size_t len, FtEpochEnd *e,
@@ -317,6 +318,7 @@ bool ft_wire_get_epoch_end(const uint8_t *buf, size_t len, FtEpochEnd *e,
         .journal_bytes = ldq_be_p(buf + 40),
         .journal_records = ldq_be_p(buf + 48),
         .on_disk = ldq_be_p(buf + 56),
+        .age_us = ldq_be_p(buf + 64),
     };
     return true;
 }

@@ -155,7 +155,7 @@ void ft_wire_put_heartbeat(uint8_t *buf, const FtHeartbeat *h);
 bool ft_wire_get_heartbeat(const uint8_t *buf, size_t len, FtHeartbeat *h,
                            Error **errp);
 
-#define FT_EPOCH_END_SIZE 64
+#define FT_EPOCH_END_SIZE 72
 
 typedef struct FtEpochEnd {
     uint64_t pages;         /* records in this epoch's PAGES frames */
@@ -167,6 +167,7 @@ typedef struct FtEpochEnd {
     uint64_t journal_records;   /* records in them */
     uint64_t on_disk;       /* the last epoch that is on the primary's disks,
                              * lower than this one */
+    uint64_t age_us;        /* since its clocks were read, when this is sent */
 } FtEpochEnd;
 
 void ft_wire_put_epoch_end(uint8_t *buf, const FtEpochEnd *e);

@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from harness import TIMEOUT_MS
+
 
 def _again(pair):
     """Protect with a fresh backup, and see that it is one."""
@@ -47,7 +49,8 @@ def test_killed_any_time(make_pair, transport):
 def test_does_not_acknowledge(make_pair):
     """Would catch a primary that waits for ever for a backup that does not
     take epochs any more: before its heartbeats are missed, too."""
-    pair = make_pair(params={'ft-ack-timeout-ms': 200}).protected()
+    pair = make_pair(params={
+        'ft-ack-timeout-ms': int(TIMEOUT_MS * 0.4)}).protected()
     pair.backup.hang()
     reason = pair.primary.wait_state('unprotected')
     assert 'in time' in reason

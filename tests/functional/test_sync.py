@@ -5,6 +5,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 import signal
 
+from harness import TIMEOUT_MS
+
 # Enough to copy that the first copy is still under way when we look.
 BIG = {'pages': 8192, 'memory': '96M', 'mode': 'count,fill'}
 
@@ -74,7 +76,7 @@ def test_backup_hangs(make_pair):
     """Would catch a first copy that waits for ever for a backup that does
     not read any more: no epoch is in flight yet, so that no acknowledgement
     is late. The memory is large enough to be on its way for a while."""
-    pair = make_pair(memory='2G', params={'ft-ack-timeout-ms': 500})
+    pair = make_pair(memory='2G', params={'ft-ack-timeout-ms': TIMEOUT_MS})
     pair.start()
     since = pair.protect(wait=False)
     pair.primary.wait_state('sync', since=since)

@@ -79,7 +79,8 @@ def test_failover_of_hung_primary(make_pair):
     """Would catch a primary that hung, was replaced by the operator before
     anybody had noticed, and wakes up: it must find that out before anything
     of its own leaves."""
-    pair = make_pair(params={'ft-ack-timeout-ms': 300}).protected()
+    pair = make_pair(params={
+        'ft-ack-timeout-ms': int(harness.TIMEOUT_MS * 0.6)}).protected()
     pair.primary.hang()
     pair.backup.qmp('cuju-failover')
     pair.taken_over(frames=100, reason='operator')

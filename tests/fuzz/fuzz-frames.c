@@ -365,8 +365,9 @@ static void put_epoch_end(World *w, GByteArray *out)
 
     ft_wire_put_epoch_end(buf, &end);
     if (change & 0x80) {
-        stq_be_p(buf + change % 8 * 8, ldq_be_p(buf + change % 8 * 8) +
-                                       (int8_t)fuzz_u8(w->in));
+        uint8_t *field = buf + change % (FT_EPOCH_END_SIZE / 8) * 8;
+
+        stq_be_p(field, ldq_be_p(field) + (int8_t)fuzz_u8(w->in));
     }
     w->fail_apply = (change & 0x70) == 0x70;
     g_byte_array_append(out, buf, sizeof(buf));

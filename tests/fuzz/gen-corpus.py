@@ -51,9 +51,9 @@ def hello(channel, token=TOKEN, drive=0, features=0, page=4096, generation=1):
 
 
 def epoch_end(pages=0, page_bytes=0, device_bytes=0, journal_bytes=0,
-              journal_records=0, on_disk=0):
-    return struct.pack('>8Q', pages, page_bytes, device_bytes, 0, 0,
-                       journal_bytes, journal_records, on_disk)
+              journal_records=0, on_disk=0, age_us=0):
+    return struct.pack('>9Q', pages, page_bytes, device_bytes, 0, 0,
+                       journal_bytes, journal_records, on_disk, age_us)
 
 
 def page(kind, block, offset, length):

@@ -5,8 +5,9 @@ SPDX-License-Identifier: GPL-2.0-or-later
 One guest lives through all of it: it is protected, unprotected, protected
 again, its primary is killed, then the next one hangs. Its clock is compared
 with ours all the while, and must be right to what can be seen from outside
-(clock.py). At a takeover it may be late by the time that the last epoch took
-to get across, and by no more: what it was put forward by is in query-ft.
+(clock.py). At a takeover it may be late by the time that the end of the last
+epoch took to get across, and by no more than what it was not put forward by,
+which is in query-ft.
 
 Environment: CUJU_CLOCK_SECONDS, how long it is watched while protected (10);
 CUJU_CLOCK_ALL=1, with all clocks, interrupt controllers and numbers of vCPUs.

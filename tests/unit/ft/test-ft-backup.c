@@ -282,6 +282,33 @@ static void test_torn(void)
     }
 }
 
+/* The guest's clocks are put forward by it, in nanoseconds. */
+static void test_age(void)
+{
+    const struct {
+        uint64_t us;
+        bool ok;
+    } ages[] = {
+        { 0, true }, { FT_BAK_AGE_MAX_US, true },
+        { FT_BAK_AGE_MAX_US + 1, false }, { INT64_MAX, false },
+        { UINT64_MAX, false },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(ages); i++) {
+        g_autoptr(World) w = world_at(STANDBY);
+        FtEpochEnd end = { .device_bytes = 7, .age_us = ages[i].us };
+        g_autofree char *err = NULL;
+
+        g_assert_null(frame(w, FT_FRAME_DEVICES, 0, 2, 7, NULL));
+        err = epoch_end(w, 2, &end);
+        if (ages[i].ok) {
+            g_assert_null(err);
+        } else {
+            expect_error(err, "more than a month");
+        }
+    }
+}
+
 /*
  * What is on the primary's disks need not be replayed: it is lower than the
  * epoch that says so, and does not go back.
@@ -552,6 +579,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ft/backup/table", test_table);
     g_test_add_func("/ft/backup/torn", test_torn);
+    g_test_add_func("/ft/backup/age", test_age);
     g_test_add_func("/ft/backup/on-disk", test_on_disk);
     g_test_add_func("/ft/backup/limits", test_limits);
     g_test_add_func("/ft/backup/op-errors", test_op_errors);

@@ -71,10 +71,36 @@ static void test_lengths(void)
     ft_clock_clear(&c);
 }
 
+/* A moment before another one, by the rate between that and a third. */
+static void test_back(void)
+{
+    const FtMoment since = { 5000000000, -7 };
+    FtMoment m;
+
+    for (int rate = 1; rate < 6; rate += 2) {
+        m = (FtMoment) { since.ns + 400000000, since.ticks + 4e8 * rate };
+        ft_clock_back(&m, &since, 0);
+        g_assert_cmpint(m.ns, ==, since.ns + 400000000);
+        ft_clock_back(&m, &since, 100000000);
+        g_assert_cmpint(m.ns, ==, since.ns + 300000000);
+        g_assert_cmpint(m.ticks, ==, since.ticks + 300000000ll * rate);
+        /* before the session, and for a month */
+        ft_clock_back(&m, &since, 2592000000000000);
+        g_assert_cmpint(m.ns, ==, since.ns + 300000000 - 2592000000000000);
+        g_assert_cmpint(m.ticks - since.ticks, ==,
+                        (300000000 - 2592000000000000) * rate);
+    }
+    m = (FtMoment) { since.ns + 9999999, 12345 };
+    ft_clock_back(&m, &since, 1000);
+    g_assert_cmpint(m.ns, ==, since.ns + 9999999);
+    g_assert_cmpint(m.ticks, ==, 12345);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ft/clock/round-trip", test_round_trip);
     g_test_add_func("/ft/clock/lengths", test_lengths);
+    g_test_add_func("/ft/clock/back", test_back);
     return g_test_run();
 }

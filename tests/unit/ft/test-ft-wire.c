@@ -23,7 +23,7 @@ static const struct {
     { FT_FRAME_READY, "READY", 0, 1024, 0 },
     { FT_FRAME_PAGES, "PAGES", 0, 1048576, 1 },
     { FT_FRAME_DEVICES, "DEVICES", 0, 1048576, 1 },
-    { FT_FRAME_EPOCH_END, "EPOCH_END", 64, 64, 7 },
+    { FT_FRAME_EPOCH_END, "EPOCH_END", 72, 72, 7 },
     { FT_FRAME_JOURNAL, "JOURNAL", 0, 1048576, 0 },
     { FT_FRAME_SAMPLES, "SAMPLES", 0, 1048576, 0 },
     { FT_FRAME_ACK, "ACK", 0, 8, 0 },
@@ -191,7 +191,7 @@ static void test_header_layout(void)
     static const uint8_t want[24] = {
         'C', 'U', 'J', 'U', 1, 10, 0x00, 0x05,
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08,
-        0, 0, 0, 64, 0xca, 0xfe, 0xba, 0xbe,
+        0, 0, 0, FT_EPOCH_END_SIZE, 0xca, 0xfe, 0xba, 0xbe,
     };
     FtFrame f = {
         .type = FT_FRAME_EPOCH_END,
@@ -603,6 +603,7 @@ static void test_epoch_end(void)
             .device_bytes = rand64(), .ram_hash = rand64(),
             .dev_hash = rand64(), .journal_bytes = rand64(),
             .journal_records = rand64(), .on_disk = rand64(),
+            .age_us = rand64(),
         };
         memset(buf, 0xee, sizeof(buf));
         ft_wire_put_epoch_end(buf + 1, &e);
@@ -616,6 +617,7 @@ static void test_epoch_end(void)
         g_assert_cmphex(ldq_be_p(buf + 41), ==, e.journal_bytes);
         g_assert_cmphex(ldq_be_p(buf + 49), ==, e.journal_records);
         g_assert_cmphex(ldq_be_p(buf + 57), ==, e.on_disk);
+        g_assert_cmphex(ldq_be_p(buf + 65), ==, e.age_us);
         memset(&got, 0x5a, sizeof(got));
         g_assert_true(ft_wire_get_epoch_end(buf + 1, FT_EPOCH_END_SIZE, &got,
                                             &error_abort));
