@@ -71,6 +71,11 @@ static void *data_thread(void *opaque)
             ft_bak_data_lost(&b->fsm, ft_now_us());
         }
     }
+    /*
+     * This side writes nothing there, so that the end that was read is an
+     * end: of a reset, whoever comes first has the error, and the next one
+     * reads an end, too.
+     */
     if (ft_link_closed_by_peer(b->links.data)) {
         ft_pulse_peer_closed(b->pulse);
     }
@@ -108,9 +113,6 @@ static void *control_thread(void *opaque)
         } else {
             ft_bak_control_lost(&b->fsm, ft_now_us());
         }
-    }
-    if (ft_link_closed_by_peer(b->links.control)) {
-        ft_pulse_peer_closed(b->pulse);
     }
     qemu_bh_schedule(b->bh);
     rcu_unregister_thread();

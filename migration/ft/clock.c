@@ -16,9 +16,11 @@
  *      kvmclock                             k + (s - r + a)
  *      TSC under KVM                        t + (s - r + a) * frequency
  *
- * What is missing is the time that the image's end took to get here, and under
- * TCG what a pause takes to save devices: the clocks may be late by that, and
- * are never early.
+ * What is missing is the time that the image's end took to get here (and waited
+ * for the epoch before it to be applied): the clocks are late by that, and never
+ * early.  The age is that of kvmclock where there is one; QEMU's own clocks stood
+ * from the pause's begin on, and timers of theirs are late by the time that it
+ * took to save the devices.
  *
  * KVM: QEMU would set the TSC by its MSR.  KVM takes a value that is within a
  * second of what it expects for an attempt to synchronise vCPUs, and then

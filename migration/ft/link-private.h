@@ -22,6 +22,8 @@ struct FtLink {
     int64_t deadline;           /* of the handshake; 0: none.  Only used by
                                  * the thread that does the handshake */
     bool down;                  /* atomic: ft_link_shutdown() was called */
+    bool dead;                  /* atomic: what ft_link_is_dead() said before
+                                 * a failure to send shut it down */
     bool closed;                /* atomic: the stream came to its end, and
                                  * ft_link_shutdown() had not been called */
     QemuMutex send_lock;        /* one frame at a time */

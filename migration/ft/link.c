@@ -221,6 +221,16 @@ static ssize_t link_read_plain(FtLink *l, void *buf, size_t len, Error **errp)
     return n;
 }
 
+/* TLS has failed: because the stream ended within a record? */
+static bool link_has_ended(FtLink *l)
+{
+    struct pollfd pfd = { .fd = l->sioc->fd, .events = POLLIN };
+    uint8_t byte;
+
+    return poll(&pfd, 1, 0) == 1 && !(pfd.revents & POLLHUP) &&
+           recv(pfd.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
 {
     ssize_t n;
@@ -232,7 +242,8 @@ ssize_t ft_link_read_now(FtLink *l, void *buf, size_t len, Error **errp)
     }
     n = l->tls ? ft_tls_read(l, buf, len, errp) :
                  link_read_plain(l, buf, len, errp);
-    if (n == 0 && !qatomic_read(&l->down)) {
+    if ((n == 0 || (n == -EIO && l->tls && link_has_ended(l))) &&
+        !qatomic_read(&l->down)) {
         qatomic_set(&l->closed, true);
     }
     return n;
@@ -248,8 +259,14 @@ bool ft_link_is_dead(FtLink *l)
     struct pollfd pfd = { .fd = l->sioc->fd };
 
     /* In this order: shutting it down here has the same effect. */
-    return poll(&pfd, 1, 0) == 1 && (pfd.revents & POLLHUP) &&
-           !qatomic_read(&l->down);
+    return qatomic_read(&l->dead) ||
+           (poll(&pfd, 1, 0) == 1 && (pfd.revents & POLLHUP) &&
+            !qatomic_read(&l->down));
+}
+
+bool ft_link_is_down(FtLink *l)
+{
+    return qatomic_read(&l->down);
 }
 
 ssize_t ft_link_write_now(FtLink *l, const void *buf, size_t len,
@@ -486,6 +503,7 @@ bool ft_link_send(FtLink *l, FtFrameType type, uint16_t flags,
         ok = link_write(l, iov, niov, ft_link_deadline(l), errp);
     }
     if (!ok) {
+        qatomic_set(&l->dead, ft_link_is_dead(l));
         ft_link_shutdown(l);
     }
     return ok;

@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/seqlock.h"
 #include "block/block.h"
+#include "exec/cpu-common.h"
 #include "migration/ft.h"
 #include "system/block-backend.h"
 #include "system/cpus.h"
@@ -18,6 +19,7 @@
 #include "system/cpu-timers-internal.h"
 #include "system/runstate.h"
 #include "pause.h"
+#include "session.h"
 
 static bool pausing;
 
@@ -54,7 +56,10 @@ void ft_pause_begin(FtPauseState *ps, FtDisks *disks)
      */
     runstate_set(RUN_STATE_SAVE_VM);
     cpu_disable_ticks();
+    ps->stopped_at = ft_now_us();
     pause_all_vcpus();
+    /* What the guest wrote to devices, and KVM has kept back. */
+    qemu_flush_coalesced_mmio_buffer();
     ft_disks_park(disks, true);
     vm_state_notify(false, RUN_STATE_SAVE_VM);
     ft_drain_devices();

@@ -10,6 +10,7 @@
 #include "disks.h"
 
 typedef struct FtPauseState {
+    int64_t stopped_at;         /* ft_now_us(), when QEMU's clocks stood */
     bool was_running;           /* else the guest stood still anyway */
     int64_t ticks, clock;       /* the guest's clocks before the pause */
 } FtPauseState;

@@ -17,6 +17,7 @@
 #include "qemu/timer.h"
 #include "migration/global_state.h"
 #include "system/cpus.h"
+#include "system/kvm.h"
 #include "system/runstate.h"
 #include "pause.h"
 #include "primary-private.h"
@@ -53,7 +54,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
      */
     ok = ft_devstate_save(img->devices, &p->broken);
     t[2] = ft_now_us();
-    img->clocks_at = t[2];
+    img->clocks_at = ps.was_running && !kvm_enabled() ? ps.stopped_at : t[2];
     dirty = ft_capture_harvest(p->capture);
     t[3] = ft_now_us();
     ft_capture_copy(p->capture, img->stage);
@@ -164,7 +165,12 @@ static bool op_leased(void *opaque)
 {
     FtPrimary *p = opaque;
 
-    return ft_pulse_leased(p->pulse);
+    /*
+     * A backup that finds one of these closed takes this side for dead as
+     * soon as the heartbeats' connection is lost, too (pulse.h).
+     */
+    return !ft_link_is_down(p->links.data) &&
+           !ft_link_is_down(p->links.control) && ft_pulse_leased(p->pulse);
 }
 
 /* The arbiter's thread, or (arbiter none) from op_claim(). */

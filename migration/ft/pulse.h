@@ -49,9 +49,9 @@ void ft_pulse_free(FtPulse *p);
 
 /*
  * ft_pulse_peer_closed: the other side's kernel says that another connection
- * of this session was closed there.  A process closes none of them before this
- * one, unless it dies: then all end at once, this one by a reset if there were
- * heartbeats that it had not read.
+ * of this session was closed there.  A process that closes one has no lease
+ * any more (op leased of primary-ops.c); one that dies closes all at once,
+ * this one by a reset if there were heartbeats that it had not read.
  */
 void ft_pulse_peer_closed(FtPulse *p);
 

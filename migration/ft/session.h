@@ -177,8 +177,11 @@ FtLink *ft_link_new(QIOChannel *ioc);   /* a socket; takes a reference */
 FtLink *ft_link_ref(FtLink *l);
 void ft_link_unref(FtLink *l);
 void ft_link_shutdown(FtLink *l);
+/* Has this side shut it down?  Said before the peer can hear of it. */
+bool ft_link_is_down(FtLink *l);
 /* Has its end been read, which the peer's kernel told after all that the peer
- * had sent?  Then that was closed there.  Not if this side has shut it down. */
+ * had sent?  Then that was closed there.  Not if this side has shut it down.
+ * On a connection that this side writes to, a reset can look the same. */
 bool ft_link_closed_by_peer(FtLink *l);
 /* All that there are, also those that are being opened and those that carry a
  * disk's TLS: a yank function.  Any thread, does not wait. */

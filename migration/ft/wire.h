@@ -23,7 +23,7 @@
 #include "qapi/error.h"
 
 #define FT_WIRE_MAGIC       0x43554a55u     /* "CUJU" */
-#define FT_WIRE_VERSION     1
+#define FT_WIRE_VERSION     1      /* until cuju-1.0 is out */
 #define FT_WIRE_HEADER      28
 #define FT_WIRE_PAYLOAD_MAX (1u << 20)
 

@@ -3,7 +3,11 @@
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import time
+
 import pytest
+
+from harness import wait_until
 
 
 def drift(pair, machine, seconds):
@@ -44,6 +48,28 @@ def ahead(pair, machine, count=60):
         return max(frame.clock_us / 1e6 - when
                    for when, sender, frame in pair.cable.seen[since:]
                    if sender == machine.net)
+
+
+def test_age_of_the_epoch(make_pair):
+    """Would catch clocks that are late by the time that the last epoch took to
+    get across: it is larger than what fits into a socket, and the backup takes
+    nothing for a while."""
+    pair = make_pair(mode='count,fill', pages=4096, memory='96M', params={
+        'ft-hash': 0, 'ft-depth': 1, 'ft-epoch-us': 200000,
+        'ft-heartbeat-ms': 100, 'ft-timeout-ms': 20000,
+        'ft-ack-timeout-ms': 60000}).protected(hashed=False)
+    pair.backup.hang()
+    primary = pair.primary.query
+    wait_until('an epoch on its way', lambda: primary()['in-flight'])
+    since = time.monotonic()
+    with pair.cable.cond:
+        pair.cable.cond.wait_for(lambda: False, 2)
+    pair.primary.inject('ack-received')
+    age = time.monotonic() - since
+    pair.backup.wake()
+    takeover = pair.taken_over()['takeover']
+    assert takeover['clock-advance'] >= age * 1000
+    pair.cable.check(takeovers=1)
 
 
 def test_outage_passes_for_the_guest(make_pair):

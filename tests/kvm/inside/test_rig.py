@@ -74,6 +74,7 @@ def test_kvm_has_the_same_frequency(kvm):
                           check=True)
     measured = [line for line in done.stdout.splitlines()
                 if 'tsc: Refined TSC clocksource calibration' in line]
+    assert measured, 'the kernel has not measured the TSC'
     mhz = float(measured[-1].split()[-2])
     vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
     try:

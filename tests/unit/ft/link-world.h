@@ -341,17 +341,22 @@ static void disk_works(Call *c)
 
 /* A plain pair of links. */
 G_GNUC_UNUSED
+static FtLink *link_of(int fd)
+{
+    QIOChannelSocket *sioc = qio_channel_socket_new_fd(fd, &error_abort);
+    FtLink *link = ft_link_new(QIO_CHANNEL(sioc));
+
+    object_unref(OBJECT(sioc));
+    return link;
+}
+
 static void link_pair(FtLink *link[2])
 {
     int fds[2];
 
     g_assert_cmpint(qemu_socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
     for (int i = 0; i < 2; i++) {
-        QIOChannelSocket *sioc = qio_channel_socket_new_fd(fds[i],
-                                                           &error_abort);
-
-        link[i] = ft_link_new(QIO_CHANNEL(sioc));
-        object_unref(OBJECT(sioc));
+        link[i] = link_of(fds[i]);
     }
 }
 

@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include <netinet/tcp.h>
 #include "link-world.h"
+#include "tcp-pair.h"
 
 static void call_accepted(Call *c)
 {
@@ -388,6 +389,40 @@ static void test_closed(void)
     }
 }
 
+/* What is unread on the other side makes its kernel reset the connection. */
+static void test_reset(void)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    FtLink *l;
+    FtFrame f;
+    bool bad;
+    int fds[2];
+
+    for (int unread = 0; unread < 3; unread++) {
+        tcp_pair(fds);
+        l = link_of(fds[0]);
+        if (unread) {
+            g_assert_true(ft_link_send(l, FT_FRAME_ACK, 0, 0, NULL, 0,
+                                       &error_abort));
+        }
+        close(fds[1]);
+        while (unread && !ft_link_is_dead(l)) {
+            g_usleep(1000);
+        }
+        if (unread == 2) {
+            /* Who sends has the error, and leaves an end to who reads. */
+            g_assert_false(ft_link_send(l, FT_FRAME_ACK, 0, 0, NULL, 0,
+                                        NULL));
+            g_assert_true(ft_link_is_dead(l));
+        }
+        g_assert_cmpint(ft_link_recv(l, &f, buf, &bad, NULL), ==,
+                        unread ? -1 : 0);
+        g_assert_true(ft_link_closed_by_peer(l) == !unread);
+        g_assert_true(ft_link_is_dead(l) == !!unread);
+        ft_link_unref(l);
+    }
+}
+
 static int sockopt(FtLink *l, int level, int name)
 {
     int value = -1;
@@ -576,6 +611,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/link/disk-waits", test_disk_waits);
     g_test_add_func("/ft/link/yank", test_yank);
     g_test_add_func("/ft/link/closed", test_closed);
+    g_test_add_func("/ft/link/reset", test_reset);
     g_test_add_func("/ft/link/user-timeout", test_user_timeout);
     g_test_add_func("/ft/link/try-send", test_try_send);
     ret = g_test_run();
