@@ -72,6 +72,13 @@ void ft_drain_devices(void);
  */
 void ft_dirty_full(void);
 
+/*
+ * ft_dirty_mapped: @len bytes at @host have been written, or are about to be
+ * before anybody else has the BQL, by a device that keeps this part of guest
+ * RAM mapped, so that no unmapping says so.
+ */
+void ft_dirty_mapped(void *host, size_t len);
+
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
 void hmp_cuju_get_ft_started(Monitor *mon, const QDict *qdict);
@@ -121,6 +128,10 @@ static inline void ft_drain_devices(void)
 }
 
 static inline void ft_dirty_full(void)
+{
+}
+
+static inline void ft_dirty_mapped(void *host, size_t len)
 {
 }
 

@@ -33,6 +33,7 @@
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "exec/memory.h"
+#include "migration/ft.h"
 #include "system/kvm.h"
 #include "ring.h"
 #include "session.h"
@@ -56,6 +57,21 @@ struct FtCapture {
     Error *broken;              /* the dirty set is not known */
 };
 
+void ft_dirty_mapped(void *host, size_t len)
+{
+    MemoryRegion *mr;
+    ram_addr_t offset;
+
+    RCU_READ_LOCK_GUARD();
+    mr = memory_region_from_host(host, &offset);
+    if (mr) {
+        /* Not for the others: TCG's would believe it has no code there. */
+        cpu_physical_memory_set_dirty_range(
+            memory_region_get_ram_addr(mr) + offset, len,
+            1 << DIRTY_MEMORY_MIGRATION);
+    }
+}
+
 static uint64_t block_pages(const FtRamBlock *b)
 {
     return DIV_ROUND_UP(b->length, FT_PAGE_SIZE);
@@ -67,7 +83,14 @@ FtCapture *ft_capture_new(FtMachine *m, Error **errp)
     unsigned i;
 
     QEMU_BUILD_BUG_ON(TARGET_PAGE_BITS != FT_PAGE_BITS);
+    /* What a balloon gives back to the host is zero then, and not dirty. */
+    if (ram_block_discard_disable(true)) {
+        error_setg(errp, "a device of this machine gives parts of its memory "
+                   "back to the host at any time; remove it (virtio-mem)");
+        return NULL;
+    }
     if (!memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp)) {
+        ram_block_discard_disable(false);
         return NULL;
     }
     c = g_new0(FtCapture, 1);
@@ -100,6 +123,7 @@ void ft_capture_free(FtCapture *c)
         return;
     }
     memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
+    ram_block_discard_disable(false);
     for (i = 0; i < c->machine->count; i++) {
         g_free(c->bmap[i]);
     }

@@ -38,7 +38,7 @@ def _disk(pair):
 
 @pytest.mark.parametrize('device', (
     ['usb-storage,drive=data7'], ['floppy,drive=data7'],
-    ['lsi53c895a,id=lsi', 'scsi-hd,bus=lsi.0,drive=data7']))
+    ['mptsas1068,id=sas', 'scsi-hd,bus=sas.0,drive=data7']))
 def test_writable_drive(make_pair, device):
     """Would catch a disk whose requests cannot be part of an epoch."""
     pair = make_pair()
@@ -48,6 +48,18 @@ def test_writable_drive(make_pair, device):
         pair.extra += ['-device', one]
     pair.start_primary()
     _refused_here(pair, 'data7', 'readonly')
+
+
+@pytest.mark.parametrize('device', (
+    'lsi53c895a', 'lsi53c810', 'megasas', 'megasas-gen2', 'pvscsi', 'am53c974',
+    'dc390', 'vmware-svga', 'ati-vga', 'edu', 'pci-testdev'))
+def test_device(make_pair, device):
+    """Would catch a device of which a part is lost, or that cannot be saved
+    at any moment."""
+    pair = make_pair()
+    pair.extra = ['-device', f'{device},id=dev7']
+    pair.start_primary()
+    _refused_here(pair, 'dev7', device, 'cannot be protected')
 
 
 def test_readonly_drive(make_pair):
