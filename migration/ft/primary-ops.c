@@ -161,16 +161,19 @@ static void op_drop_all(void *opaque)
     ft_output_drop_all(p->output);
 }
 
-static bool op_leased(void *opaque)
+bool ft_primary_leased(FtPrimary *p)
 {
-    FtPrimary *p = opaque;
-
     /*
      * A backup that finds one of these closed takes this side for dead as
      * soon as the heartbeats' connection is lost, too (pulse.h).
      */
     return !ft_link_is_down(p->links.data) &&
            !ft_link_is_down(p->links.control) && ft_pulse_leased(p->pulse);
+}
+
+static bool op_leased(void *opaque)
+{
+    return ft_primary_leased(opaque);
 }
 
 /* The arbiter's thread, or (arbiter none) from op_claim(). */

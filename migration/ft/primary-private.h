@@ -110,6 +110,10 @@ struct FtPrimary {
     QemuThread acker;           /* as well */
 };
 
+/* primary-ops.c: can the backup not have given this side up?  Any thread, with
+ * a pulse. */
+bool ft_primary_leased(FtPrimary *p);
+
 /* primary.c: any thread; @text is copied. */
 void ft_primary_post(FtPrimary *p, FtPrimaryEventKind kind, uint64_t value,
                      const char *text);

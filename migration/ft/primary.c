@@ -559,7 +559,7 @@ static bool disks_leased(void *opaque)
 {
     FtPrimary *p = opaque;
 
-    return !p->pulse || ft_pulse_leased(p->pulse);
+    return !p->pulse || ft_primary_leased(p);
 }
 
 static const FtDisksOps disks_ops = {

@@ -22,7 +22,8 @@ TOOLS = {**os.environ, 'PATH': '/usr/bin:/bin:/usr/sbin:/sbin',
 FIRMWARE = ('bios-256k.bin', 'multiboot.bin', 'multiboot_dma.bin',
             'kvmvapic.bin', 'linuxboot.bin', 'linuxboot_dma.bin', 'pvh.bin',
             'efi-virtio.rom', 'efi-e1000.rom', 'efi-e1000e.rom',
-            'efi-rtl8139.rom', 'vgabios-stdvga.bin')
+            'efi-rtl8139.rom', 'vgabios-stdvga.bin', 'keymaps/en-us',
+            'keymaps/common')
 # Of the checkout, besides binaries
 TREES = ('tests', 'scripts', 'docs')
 GUESTS = ('bare/ftguest.elf', 'linux/vmlinux', 'linux/initrd.img',
@@ -115,7 +116,7 @@ class Tree:
         """The files of FIRMWARE that are there, where QEMU looks."""
         places = firmware_places(qemu)
         to = f'{self.root}/usr/share/qemu'
-        os.makedirs(to, exist_ok=True)
+        os.makedirs(f'{to}/keymaps', exist_ok=True)
         for name in FIRMWARE:
             for place in places:
                 if os.path.exists(f'{place}/{name}'):
