@@ -86,37 +86,51 @@ static bool is_of_numbers(const VMStateField *field)
             (field->info == &vmstate_info_uint32 && field->size == 4));
 }
 
+static void put_words(QEMUFile *f, const uint32_t *word, int n)
+{
+    uint32_t buf[256];
+    int count, i;
+
+    for (; n > 0; n -= count, word += count) {
+        count = MIN(n, ARRAY_SIZE(buf));
+        for (i = 0; i < count; i++) {
+            buf[i] = cpu_to_be32(word[i]);
+        }
+        qemu_put_buffer(f, (uint8_t *)buf, count * sizeof(*buf));
+    }
+}
+
+static int get_numbers(QEMUFile *f, uint8_t *first, int n_elems, size_t size)
+{
+    uint32_t n = qemu_get_be32(f);
+    uint32_t *word = (uint32_t *)first;
+
+    if (n > (uint32_t)n_elems ||
+        qemu_get_buffer(f, first, n * size) != n * size) {
+        return -EINVAL;
+    }
+    memset(first + n * size, 0, (n_elems - n) * size);
+    for (uint32_t i = 0; size == 4 && i < n; i++) {
+        word[i] = be32_to_cpu(word[i]);
+    }
+    return 0;
+}
+
 /* All of them, so that none follows. */
 static int devstate_numbers(QEMUFile *f, const VMStateField *field,
-                            uint8_t *first, int n_elems, bool load)
+                            void *first, int n_elems, bool load)
 {
-    uint32_t n;
-    int i;
+    int n;
 
     if (load) {
-        n = qemu_get_be32(f);
-        if (n > (uint32_t)n_elems) {
-            return -EINVAL;
-        }
-        if (qemu_get_buffer(f, first, n * field->size) != n * field->size) {
-            return -EINVAL;
-        }
-        memset(first + n * field->size, 0, (n_elems - n) * field->size);
-    } else {
-        n = elements_in_use(first, n_elems, field->size);
-        qemu_put_be32(f, n);
-        if (field->size == 1) {
-            qemu_put_buffer(f, first, n);
-        }
+        return get_numbers(f, first, n_elems, field->size);
     }
-    for (i = 0; field->size == 4 && i < n; i++) {
-        uint32_t *word = (uint32_t *)first + i;
-
-        if (load) {
-            *word = be32_to_cpu(*word);
-        } else {
-            qemu_put_be32(f, *word);
-        }
+    n = elements_in_use(first, n_elems, field->size);
+    qemu_put_be32(f, n);
+    if (field->size == 1) {
+        qemu_put_buffer(f, first, n);
+    } else {
+        put_words(f, first, n);
     }
     return 0;
 }
