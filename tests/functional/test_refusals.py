@@ -57,7 +57,7 @@ def test_device(make_pair, device):
     """Would catch a device of which a part is lost, or that cannot be saved
     at any moment."""
     pair = make_pair()
-    pair.extra = ['-device', f'{device},id=dev7']
+    pair.extra = ['-device', f'{device},id=dev7,romfile=']
     pair.start_primary()
     _refused_here(pair, 'dev7', device, 'cannot be protected')
 
