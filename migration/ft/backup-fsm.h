@@ -48,7 +48,8 @@
  *
  * (1) It is silent; or its heartbeats' connection has ended, and control is
  * lost, too, or was given up.  That connection's end is only told here when
- * the primary's lease is over (pulse.h), so it lets nothing out any more.
+ * the primary has died or its lease is over (pulse.h), so it lets nothing out
+ * any more.
  *
  * A bad frame from a live primary means that one of the two is broken, not
  * that the primary is dead: it is told (ERROR) and goes on unprotected,

@@ -186,7 +186,7 @@ static void print_takeover(Monitor *mon, const FtTakeover *t)
                    t->generation, t->reason);
     monitor_printf(mon, "  detect %.1f ms, claim %.1f, script %.1f, disks "
                    "%.1f, devices %.1f, run %.1f; guest's clocks forward by "
-                   "%.1f\n", t->detect, t->claim, t->script, t->disks,
+                   "%.1f ms\n", t->detect, t->claim, t->script, t->disks,
                    t->devices, t->run, t->clock_advance);
 }
 

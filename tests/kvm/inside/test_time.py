@@ -62,6 +62,7 @@ def take_over(pair, clock, base, how):
     answer until some moment before the next one came; what its clocks were
     put forward by is missing from that, and they are late by the rest.
     """
+    crossing = pair.primary.query()['commit']['max'] / 1e6
     last = clock.read()
     reason = pair.takeover(how)
     still = clock.read().came - last.asked
@@ -70,10 +71,10 @@ def take_over(pair, clock, base, how):
     least, most = after.late(base)
     print(f'{reason}: stood for {still:.3f} s at most, clock forward by '
           f'{forward:.3f} s; late by {least * 1e3:+.2f} to '
-          f'{most * 1e3:+.2f} ms')
+          f'{most * 1e3:+.2f} ms; epochs took at most {crossing * 1e3:.1f} ms')
     slack = (after.end - base.begin) * RATE
     assert most >= -slack, 'it is early'
-    assert least <= still - forward + slack, 'it is late'
+    assert least <= min(still - forward, crossing) + slack, 'it is late'
     return after, still, least
 
 
@@ -106,7 +107,7 @@ def test_time(make_pair, source, irqchip, cpus):
         clock.watch(2).check(base)
         after, still, late = take_over(pair, clock, base, Machine.hang)
         # Had its clock stood still, too, it would be late by all of that.
-        assert late < still / 2
+        assert late < still / 5
         is_well(pair, naps)
         clock.watch(3).check(after)
 

@@ -393,6 +393,7 @@ static void test_closed(void)
 static void test_reset(void)
 {
     g_autoptr(GByteArray) buf = g_byte_array_new();
+    int64_t end = g_get_monotonic_time() + WAIT_US;
     FtLink *l;
     FtFrame f;
     bool bad;
@@ -407,6 +408,7 @@ static void test_reset(void)
         }
         close(fds[1]);
         while (unread && !ft_link_is_dead(l)) {
+            g_assert_cmpint(g_get_monotonic_time(), <, end);
             g_usleep(1000);
         }
         if (unread == 2) {

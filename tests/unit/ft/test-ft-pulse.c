@@ -90,6 +90,7 @@ static void test_closed(void)
  */
 static void reset(World *w, bool told, bool before)
 {
+    int64_t end = g_get_monotonic_time() + WAIT_US;
     int fds[2];
 
     tcp_pair(fds);
@@ -109,6 +110,7 @@ static void reset(World *w, bool told, bool before)
     w->fd = -1;
     if (told && !before) {
         while (ft_pulse_leased(w->pulse)) {
+            g_assert_cmpint(g_get_monotonic_time(), <, end);
             g_usleep(MS);
         }
         ft_pulse_peer_closed(w->pulse);
