@@ -32,7 +32,10 @@ BAD_WORDS = re.compile(
     r'svm: .*unhandled|kvm \[\d+\]: .*(fail|unhandled)|^rig:')
 # A CPU model of a real machine has more than TCG can do.
 HARMLESS = re.compile(r"terminating on signal|TCG doesn't support requested")
+# Where a crash begins; its trace may be longer than what is shown of the end.
+CRASH_WORDS = re.compile(r'Kernel panic|Oops|BUG:')
 CONSOLE_TAIL = 40
+CONSOLE_CRASH = 120
 
 
 class Outer:
@@ -208,11 +211,17 @@ class Outer:
                 if not HARMLESS.search(line)]
 
     def tail(self):
-        """The console's last lines."""
+        """The console's last lines, and from the first word of a crash on."""
         lines = list(self.console)
         if self.line:
             lines.append(self.line.decode(errors='replace'))
-        return lines[-CONSOLE_TAIL:] + self._emulator_words()
+        end = max(len(lines) - CONSOLE_TAIL, 0)
+        crash = next((i for i, line in enumerate(lines[:end])
+                      if CRASH_WORDS.search(line)), end)
+        shown = lines[crash:min(crash + CONSOLE_CRASH, end)]
+        if crash + CONSOLE_CRASH < end:
+            shown.append(f'({end - crash - CONSOLE_CRASH} lines left out)')
+        return shown + lines[end:] + self._emulator_words()
 
     def close(self):
         """End it, whatever it does."""

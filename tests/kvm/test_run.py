@@ -109,12 +109,16 @@ def test_turn():
     assert status == 125 and '--turn' in err
 
 
-def test_panic():
-    """Ends at once, with the kernel's words."""
-    status, _, err = rig('--', 'sh', '-c', 'echo c > /proc/sysrq-trigger; '
-                         'sleep 1000')
+@pytest.mark.parametrize('details', [0, 2], ids=['brief', 'memory'])
+def test_panic(details):
+    """Ends at once, with the kernel's words: the first ones, too, however
+    long the rest is."""
+    status, _, err = rig(
+        '--', 'sh', '-c', f'echo {details} > /proc/sys/kernel/panic_print; '
+        'echo c > /proc/sysrq-trigger; sleep 1000')
     assert status == 125
-    assert 'Kernel panic' in err and 'sysrq_handle_crash' in err
+    assert 'Kernel panic' in err and 'sysrq_handle_crash' in err, err
+    assert ('Mem-Info' in err) == (details > 0), err
 
 
 def test_no_kvm():
