@@ -247,6 +247,27 @@ bool ft_devstate_save(GByteArray *buf, Error **errp)
     return !ret;
 }
 
+/*
+ * On the primary an interrupt may have been on its way, in an eventfd or in
+ * the kernel, when the interrupt controllers were read.  One too many is
+ * what any driver bears.
+ */
+static int notify_queues(Object *obj, void *opaque)
+{
+    VirtIODevice *vdev = (VirtIODevice *)
+        object_dynamic_cast(obj, TYPE_VIRTIO_DEVICE);
+
+    if (!vdev || vdev->broken || !(vdev->status & VIRTIO_CONFIG_S_DRIVER_OK)) {
+        return 0;
+    }
+    for (int n = 0; n < VIRTIO_QUEUE_MAX; n++) {
+        if (virtio_queue_get_desc_addr(vdev, n)) {
+            virtio_notify(vdev, virtio_get_queue(vdev, n));
+        }
+    }
+    return 0;
+}
+
 bool ft_devstate_load(const uint8_t *data, size_t len, FtClock *clock,
                       Error **errp)
 {
@@ -277,6 +298,8 @@ bool ft_devstate_load(const uint8_t *data, size_t len, FtClock *clock,
         error_setg(errp, "device state of the committed epoch could not be "
                    "loaded (%s): see the message of the device above",
                    strerror(-ret));
+    } else {
+        object_child_foreach_recursive(object_get_root(), notify_queues, NULL);
     }
     qemu_fclose(f);
     object_unref(OBJECT(bioc));

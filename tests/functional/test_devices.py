@@ -95,6 +95,29 @@ def test_clock_is_set(make_pair):
         assert get(q, 9) == 0x42
 
 
+# ------------------------------------------------------------------ virtio
+
+def test_interrupt_under_way(make_pair):
+    """Would catch a guest that waits for an interrupt for ever which was in
+    an eventfd, or on its way in KVM, when the interrupt controllers were
+    saved: after a takeover each queue has one."""
+    pair = start(make_pair(), ['-device', 'virtio-rng-pci,addr=9,'
+                               'disable-modern=on,vectors=0'])
+    queue_pfn, status, isr = 8, 18, 19
+    with Qtest(pair.directory) as q:
+        base = q.config(9, 0, 0x10) & ~3
+        q.outl(base + queue_pfn, 0x3000)
+        q.outb(base + status, 7)                # its driver is there
+        assert q.inb(base + isr) == 0
+        epochs_pass(pair)
+        assert q.inb(base + isr) == 0
+    with take_over(pair) as q:
+        assert q.config(9, 0, 0x10) & ~3 == base
+        assert q.inb(base + status) == 7
+        assert q.inb(base + isr) == 1
+        assert q.inb(base + isr) == 0           # reading it ends it
+
+
 # --------------------------------------------------------------------- IDE
 
 PRD, BUFFER = 0x3000000, 0x3001000

@@ -32,9 +32,11 @@ import time
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
-sys.path.insert(0, os.path.join(ROOT, 'tests', 'functional'))
+sys.path[:0] = [HERE, os.path.join(ROOT, 'tests', 'functional'),
+                os.path.join(ROOT, 'tests', 'chaos')]
 import harness  # noqa: E402
 import linux  # noqa: E402
+import redispair  # noqa: E402
 
 TRACING = '/sys/kernel/tracing'
 DEBUG = '/sys/kernel/debug/kvm'
@@ -389,10 +391,10 @@ class Diskless(linux.LinuxPair):
 
 
 @contextlib.contextmanager
-def linux_guest(accel, loaded):
+def linux_guest(accel, loaded, kind=Diskless):
     """With two vCPUs."""
     with tempfile.TemporaryDirectory() as directory, \
-         Diskless(directory, params=PARAMS, accel=accel, cpus=2) as pair:
+         kind(directory, params=PARAMS, accel=accel, cpus=2) as pair:
         pair.start()
         load = None
         if loaded:
@@ -416,7 +418,8 @@ LOGS = {'bitmap': 'kvm', 'ring4k': 'kvm,dirty-ring-size=4096',
         'split': 'kvm,kernel-irqchip=split,dirty-ring-size=4096'}
 GUESTS = {'idle': (bare, 'count', 'rate=50'),
           'loaded': (bare, 'count,touch', 'rate=5'),
-          'linux': (linux_guest, False), 'redis': (linux_guest, True)}
+          'linux': (linux_guest, False), 'redis': (linux_guest, True),
+          'disk': (linux_guest, False, redispair.RedisPair)}
 ALL = [f'{log}-{guest}' for guest in ('idle', 'loaded')
        for log in ('bitmap', 'ring4k', 'ring64k')] + \
       ['split-idle', 'split-loaded']
