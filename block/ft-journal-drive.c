@@ -83,6 +83,8 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
     blk_add_remove_bs_notifier(blk, &d->blk_empty);
     d->blk = blk;
     d->can_park = device_can_park(blk);
+    d->can_park_zeroes = d->can_park && !object_dynamic_cast(
+        (Object *)blk_get_attached_dev(blk), "scsi-disk-base");
     d->budget = ft_budget_ref(budget);
     d->ops = ops;
     d->opaque = opaque;

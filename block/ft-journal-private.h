@@ -52,6 +52,7 @@ struct FtDrive {
     BlockBackend *blk;
     char *name;
     bool can_park;              /* the device has a list for that */
+    bool can_park_zeroes;       /* ... and for what has no data with it */
     bool flush_disk;
     const FtDriveOps *ops;      /* NULL: released */
     void *opaque;

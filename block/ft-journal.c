@@ -230,8 +230,8 @@ static int flush_parked(FtDrive *d)
     return -FT_EPARKED;
 }
 
-/* Is this what a parked FUA write has put on the disk?  Lock held. */
-static bool fua_is_done(FtDrive *d, const FtRecord *r)
+/* Is this what a parked FUA write has put into the journal?  Lock held. */
+static bool fua_is_recorded(FtDrive *d, const FtRecord *r)
 {
     FtFua *f;
 
@@ -267,16 +267,24 @@ static int coroutine_fn drive_record(FtDrive *d, FtRecord *r, bool fua)
 {
     /*
      * What has no data is small, and is not put off: scsi-disk cannot save
-     * an UNMAP or WRITE SAME that is to be submitted again.
+     * an UNMAP or WRITE SAME that is to be submitted again.  Not even until
+     * it is on the disk, with flush=disk and no write cache.
      */
     bool force = !d->can_park || !r->data;
+    bool waits = fua && (r->data || d->can_park_zeroes);
     uint64_t cost = ft_record_cost(r);
     int ret = 0;
 
     QEMU_LOCK_GUARD(&d->lock);
     fua = fua && d->mode == FT_DRIVE_HOLD && d->flush_disk && d->can_park &&
           !d->replica;
-    if (fua && ft_journal_idle(d->journal) && fua_is_done(d, r)) {
+    waits = waits && fua;
+    if (waits && fua_is_recorded(d, r)) {
+        if (!ft_journal_idle(d->journal)) {
+            /* Submitted again before it is on the disk: no second record. */
+            ft_record_unref(r);
+            return flush_parked(d);
+        }
         d->flush_gate = false;
         ft_drive_forget_fuas(d, r->offset, r->bytes);
         ft_record_unref(r);
@@ -316,7 +324,7 @@ static int coroutine_fn drive_record(FtDrive *d, FtRecord *r, bool fua)
     }
     jobs_outdate(d, r->offset, r->bytes);
     ft_drive_forget_fuas(d, r->offset, r->bytes);
-    if (fua) {
+    if (waits) {
         FtFua *f = g_new(FtFua, 1);
 
         /* It is about to be parked, and made again when it is done. */
@@ -327,7 +335,7 @@ static int coroutine_fn drive_record(FtDrive *d, FtRecord *r, bool fua)
     if (fua) {
         ft_journal_add(d->journal,
                        ft_record_new(FT_REC_FLUSH, 0, 0, 0, 0, NULL));
-        return flush_parked(d);
+        return waits ? flush_parked(d) : 0;
     }
     return 0;
 }
@@ -591,6 +599,27 @@ static void ft_journal_close(BlockDriverState *bs)
     g_free(d->name);
 }
 
+/*
+ * To load a snapshot that is in the image below; not while the filter has
+ * what that has not got yet.  Without this QEMU would close the filter and
+ * open it again.
+ */
+static int GRAPH_UNLOCKED
+ft_journal_snapshot_goto(BlockDriverState *bs, const char *id)
+{
+    Error *err = NULL;
+    int ret;
+
+    if (!ft_drive_idle(bs->opaque)) {
+        return -EBUSY;
+    }
+    ret = bdrv_snapshot_goto(bs->file->bs, id, &err);
+    if (err) {
+        error_report_err(err);
+    }
+    return ret;
+}
+
 BlockDriver bdrv_ft_journal = {
     .format_name            = "ft-journal",
     .instance_size          = sizeof(FtDrive),
@@ -607,6 +636,8 @@ BlockDriver bdrv_ft_journal = {
     .bdrv_co_getlength      = ft_journal_co_getlength,
     .bdrv_co_truncate       = ft_journal_co_truncate,
     .bdrv_co_block_status   = ft_journal_co_block_status,
+
+    .bdrv_snapshot_goto     = ft_journal_snapshot_goto,
 
     .bdrv_drain_begin       = ft_journal_drain_begin,
     .bdrv_drain_end         = ft_journal_drain_end,

@@ -117,8 +117,7 @@ static void pri_ask_arbiter(FtPri *p)
     p->ops->claim(p->opaque);
 }
 
-/* May the backup have something to take over from? */
-static bool pri_sent(const FtPri *p)
+bool ft_pri_sent(const FtPri *p)
 {
     return p->taken && !p->withheld;
 }
@@ -128,7 +127,7 @@ static void pri_lost(FtPri *p, const char *reason)
     if (p->state == FT_PRI_CLAIMING) {
         return;
     }
-    if (!pri_sent(p)) {
+    if (!ft_pri_sent(p)) {
         pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
         return;
     }
@@ -260,7 +259,7 @@ void ft_pri_conn_lost(FtPri *p, const char *reason, int64_t now)
     if (!pri_live(p) || p->conn_lost) {
         return;
     }
-    if (!pri_sent(p)) {
+    if (!ft_pri_sent(p)) {
         /* The backup has nothing that it could have taken over. */
         pri_lost(p, reason);
         return;
@@ -294,7 +293,7 @@ void ft_pri_peer_failover(FtPri *p, bool claimed)
     if (!pri_live(p)) {
         return;
     }
-    if (!pri_sent(p)) {
+    if (!ft_pri_sent(p)) {
         /* It has no committed epoch to go on from: it cannot be serious. */
         pri_lost(p, "the backup asked to take over before it had an epoch");
         return;
@@ -338,8 +337,8 @@ bool ft_pri_cancel(FtPri *p, const char *reason, bool force, int64_t now)
     if (!pri_live(p)) {
         return true;
     }
-    if (!pri_sent(p) || force) {
-        p->claim_asked = pri_sent(p);
+    if (!ft_pri_sent(p) || force) {
+        p->claim_asked = ft_pri_sent(p);
         pri_go_on_alone(p, FT_PRI_INACTIVE, reason);
         return true;
     }
@@ -396,6 +395,10 @@ static int64_t pri_poll(FtPri *p, int64_t now)
             return INT64_MAX;
         }
         next = due;
+    }
+    if (p->state == FT_PRI_SYNC && p->taken && p->full) {
+        /* What is held has a bound from the first epoch on; as below. */
+        pri_set_stall(p, true, now);
     }
     if (p->state != FT_PRI_PROTECTED) {
         return next;

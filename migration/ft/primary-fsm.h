@@ -20,6 +20,9 @@
  *  sync_done        error     epoch 1    error                 -
  *  poll, time up    lost      lost (ack  epoch taken | stall   asks the arbiter
  *                             late) (1)                        after a cancel
+ *  poll, no room    -         stall      epoch taken | stall   stall
+ *  for more output            (epoch 1
+ *                             is taken)
  *  ack(e)           lost      e=1: ->    commit e, in order    -
  *                             PROTECTED  only, with the lease
  *  ack(other)       lost      lost       lost                  -
@@ -155,6 +158,9 @@ void ft_pri_init(FtPri *p, const FtPriOps *ops, void *opaque,
 
 /* Epochs taken and not acknowledged. */
 unsigned ft_pri_in_flight(const FtPri *p);
+
+/* May the backup have something to take over from? */
+bool ft_pri_sent(const FtPri *p);
 
 /* A name for people and for QMP: "inactive", "setup", ... */
 const char *ft_pri_state_name(FtPriState state);

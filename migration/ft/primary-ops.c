@@ -23,6 +23,15 @@
 #include "primary-private.h"
 #include "trace.h"
 
+/*
+ * The guest has asked for it, and it is no part of an image; the main loop
+ * does it before an epoch can be taken again.
+ */
+static bool end_is_near(void)
+{
+    return qemu_shutdown_requested_get() || qemu_reset_requested_get();
+}
+
 static bool op_take_epoch(void *opaque, uint64_t epoch)
 {
     FtPrimary *p = opaque;
@@ -33,15 +42,19 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
     FtPauseState ps;
     bool ok;
 
-    if (!runstate_is_running() && epoch > 1 && !p->last_running) {
-        /* It stands still and the backup has it so: nothing to send. */
+    if (!runstate_is_running() && epoch > 1 && p->stands) {
+        /* The backup has it so: nothing to send. */
+        return false;
+    }
+    t[0] = ft_now_us();
+    ft_pause_begin(&ps, p->disks);
+    t[1] = ft_now_us();
+    if (end_is_near()) {
+        ft_pause_end(&ps, p->disks);
         return false;
     }
     img = ft_sender_image(p->sender);
     img->epoch = epoch;
-    t[0] = ft_now_us();
-    ft_pause_begin(&ps, p->disks);
-    t[1] = ft_now_us();
     ft_inject(FT_FAULT_POINT_PAUSE_BEGIN);
     if (ps.was_running) {
         global_state_store_running();
@@ -88,7 +101,7 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
         ft_sender_give_back(p->sender, img);
         return false;
     }
-    p->last_running = ps.was_running;
+    p->stands = !ps.was_running;
     if (epoch > 1) {
         /* the first one ends the copy of all RAM and tells nothing */
         st->epochs++;

@@ -91,7 +91,7 @@ struct FtPrimary {
     bool held;                  /* filters are attached */
     bool flush_waits;           /* atomic: a flush is parked */
     bool sync_waits;            /* the first copy waits for the disks */
-    bool last_running;          /* the last image was of a running guest */
+    bool stands;                /* the backup has it as it stands still */
     bool ended;
     Error *broken;              /* an epoch could not be taken */
     FtStats stats;

@@ -18,6 +18,7 @@
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "system/cpus.h"
+#include "system/reset.h"
 #include "migration/ft.h"
 #include "offer.h"
 #include "primary-private.h"
@@ -570,6 +571,14 @@ static const FtDisksOps disks_ops = {
     .failed = disks_failed,
 };
 
+/* A guest that stands still is another one then. */
+static void primary_reset(void *opaque)
+{
+    FtPrimary *p = opaque;
+
+    p->stands = false;
+}
+
 FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
                           const FtProtectOptions *opt, Error **errp)
 {
@@ -596,6 +605,7 @@ FtPrimary *ft_primary_new(FtSession *s, const SocketAddress *addr,
         .depth = p->params.depth,
     };
     ft_pri_init(&p->fsm, &ft_primary_ops, p, &params);
+    qemu_register_reset(primary_reset, p);
 
     p->held = ft_hold_attach(p->output, errp);
     if (!p->held) {
@@ -626,6 +636,7 @@ void ft_primary_free(FtPrimary *p)
         return;
     }
     p->ended = true;
+    qemu_unregister_reset(primary_reset, p);
     if (p->setup) {
         p->setup->primary = NULL;
     }
@@ -662,11 +673,9 @@ void ft_primary_free(FtPrimary *p)
 
 bool ft_primary_cancel(FtPrimary *p, const char *reason, bool force)
 {
-    bool held = p->fsm.state == FT_PRI_PROTECTED ||
-                p->fsm.state == FT_PRI_CLAIMING;
     bool ok;
 
-    if (force && held && !p->ended) {
+    if (force && ft_pri_sent(&p->fsm) && !p->ended) {
         /* A backup that lives for all that shall find it taken. */
         ft_arbiter_insist(p->session->arbiter, p->session->generation + 1);
     }

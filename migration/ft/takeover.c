@@ -25,6 +25,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "migration/global_state.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
 #include "migration/options.h"
@@ -169,10 +170,27 @@ static bool takeover_disks(FtBackup *b)
 
 /* ------------------------------------------------------ devices and run */
 
+/* Of a guest that did not run; as an incoming migration does it. */
+static RunState takeover_stands(RunState was)
+{
+    switch (was) {
+    case RUN_STATE_GUEST_PANICKED:
+    case RUN_STATE_INTERNAL_ERROR:
+    case RUN_STATE_IO_ERROR:
+    case RUN_STATE_PRELAUNCH:
+    case RUN_STATE_SHUTDOWN:
+    case RUN_STATE_WATCHDOG:
+        return was;
+    default:
+        return RUN_STATE_PAUSED;
+    }
+}
+
 static bool takeover_devices(FtBackup *b, Error **errp)
 {
     FtTakeoverRun *run = &b->run;
     MigrationIncomingState *mis = migration_incoming_get_current();
+    RunState was;
 
     if (!ft_devstate_load(b->devices->data, b->devices->len, &run->clock,
                           errp)) {
@@ -185,11 +203,12 @@ static bool takeover_devices(FtBackup *b, Error **errp)
     }
     takeover_next(run, FT_TAKEOVER_DEVICES, &run->status->devices);
     qemu_announce_self(&mis->announce_timer, migrate_announce_params());
-    if (b->fsm.guest_running) {
+    was = global_state_get_runstate();
+    if (b->fsm.guest_running || was == RUN_STATE_SUSPENDED) {
         run->status->clock_advance =
             ft_clock_start(&run->clock, &b->committed_at) / (double)SCALE_MS;
     } else {
-        runstate_set(RUN_STATE_PAUSED);
+        runstate_set(takeover_stands(was));
     }
     takeover_next(run, FT_TAKEOVER_DEVICES, &run->status->run);
     return true;

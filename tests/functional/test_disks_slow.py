@@ -160,21 +160,29 @@ def test_slow_writes(make_pair):
     pair.cable.check(takeovers=1)
 
 
-@pytest.mark.parametrize('storage', ['shared', 'replicated'])
-def test_flush_disk(make_pair, storage):
-    """flush=disk: the guest's flushes wait, and still come to an end."""
-    pair = make_pair(DiskPair, flush='disk', storage=storage)
+@pytest.mark.parametrize('kind, storage', [
+    ('virtio', 'shared'), ('virtio', 'replicated'), ('scsi', 'shared'),
+    ('ide', 'shared')])
+def test_flush_disk(make_pair, kind, storage):
+    """flush=disk: the guest's flushes, and writes with FUA, wait, and still
+    come to an end."""
+    pair = make_pair(DiskPair, kinds=[kind], flush='disk', storage=storage)
     pair.protected()
-    pair.wait_disks('flushes', lambda d: d.flushes >= 5, pair.primary, 60)
+    start = pair.last_disks()[0].flushes
+    pair.wait_disks('flushes', lambda d: d.flushes >= start + 5, pair.primary,
+                    60)
+    pair.wait_writes(pair.primary, 300)     # each sort of request is met
     assert pair.drives_of(pair.primary)[0]['flush'] == 'disk'
     takeover(pair)
 
 
 def test_write_through(make_pair):
-    """flush=disk and a guest without write cache: each write waits."""
+    """flush=disk, no write cache: each write waits, zeroes too."""
     pair = make_pair(DiskPair, flush='disk', load='disk-wce=0 disk-gap=5000')
     pair.protected()
-    pair.wait_writes(pair.primary, 100)
+    start = pair.last_disks()[0].zeroes
+    pair.wait_disks('zeroes', lambda d: d.zeroes >= start + 5, pair.primary,
+                    60)
     takeover(pair)
 
 

@@ -6,6 +6,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 import pytest
 
 import harness
+from disks import DiskPair
+from harness import wait_until
 
 
 def _refused_here(pair, *words):
@@ -164,6 +166,36 @@ def test_savevm(make_pair):
     pair.goes_on()
     assert pair.primary.query()['state'] == 'protected'
     pair.cable.check()
+
+
+def test_loadvm(make_pair):
+    """Would catch a disk that is rolled back under the journal: the primary
+    died of it, and the backup went on with the wrong disk."""
+    pair = make_pair(DiskPair, form='qcow2', params={'ft-hash': 0})
+    pair.start_primary()
+    pair.wait_writes(pair.primary, 20)
+    assert not pair.primary.hmp('savevm one').strip()
+    pair.start_backup()
+    pair.protect()
+    text = pair.primary.hmp('loadvm one')
+    assert 'cuju-migrate-cancel' in text, text
+    assert 'a backup' in pair.backup.hmp('loadvm one')
+    node = next(device['inserted']['node-name']
+                for device in pair.primary.qmp('query-block')
+                if device.get('inserted'))
+    pair.primary.qmp('snapshot-load', tag='one', devices=[node],
+                     vmstate=node, **{'job-id': 'load'})
+    wait_until('the job ends', lambda: pair.primary.qmp(
+        'query-jobs')[0]['status'] == 'concluded')
+    assert 'cuju-migrate-cancel' in pair.primary.qmp('query-jobs')[0]['error']
+    pair.primary.qmp('job-dismiss', id='load')
+    pair.wait_writes(pair.primary, 20)
+    pair.primary.kill()
+    pair.taken_over()
+    pair.disk_check()
+    # Ordinary again
+    assert not pair.backup.hmp('loadvm one').strip()
+    assert pair.backup.running()
 
 
 def test_nobody_listens(make_pair):

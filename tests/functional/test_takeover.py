@@ -12,6 +12,7 @@ import signal
 import pytest
 
 import harness
+import qtest
 
 SEED = int(os.environ.get('CUJU_SEED', '1'))
 POINTS = ('pause-begin', 'captured', 'before-send', 'mid-frame',
@@ -162,20 +163,27 @@ def test_stop_and_cont(make_pair):
     pair.cable.check(takeovers=1)
 
 
+def stands_still(pair):
+    """The epoch in which the guest stopped is committed, none comes after."""
+    last = [None]
+
+    def quiet():
+        """In ten epochs' time; an answer may come before the epoch that was
+        due, but not two."""
+        before, status = last[0], pair.primary.query()
+        last[0] = pair.primary.query()['epoch']
+        return before == last[0] and not status['in-flight']
+
+    harness.wait_until('no more epochs of a stopped guest', quiet,
+                       interval=0.1)
+
+
 def test_stopped_guest(make_pair):
     """Would catch a backup that runs a guest which was stopped by hand."""
     pair = make_pair().protected()
     pair.primary.qmp('stop')
     pair.primary.wait_event('STOP')
-
-    def quiet():
-        """The epoch in which it stopped is committed, none comes after."""
-        before = pair.primary.query()['epoch']
-        pair.primary._pull(0.1)
-        status = pair.primary.query()
-        return status['epoch'] == before and not status['in-flight']
-
-    harness.wait_until('no more epochs of a stopped guest', quiet)
+    stands_still(pair)
     pair.primary.kill()
     pair.backup.wait_state('unprotected')
     assert not pair.backup.running()
@@ -184,6 +192,52 @@ def test_stopped_guest(make_pair):
     pair.cable.wait_more(20, pair.backup)
     assert not pair.cable.frames(pair.primary, since=mark)
     pair.cable.check(takeovers=1)
+
+
+def test_reset_of_stopped_guest(make_pair):
+    """Would catch a backup that goes on with the guest of before."""
+    pair = make_pair().protected()
+    pair.primary.qmp('stop')
+    pair.primary.wait_event('STOP')
+    stands_still(pair)
+    pair.primary.qmp('system_reset')
+    pair.primary.wait_event('RESET')
+    stands_still(pair)
+    pair.primary.kill()
+    pair.backup.wait_state('unprotected')
+    pair.backup.qmp('cont')
+    pair.cable.wait('reset', lambda: pair.cable.frames()[-1].boot == 1)
+    pair.cable.wait_more(20, pair.backup)
+    pair.cable.check(takeovers=1, resets=1)
+
+
+@pytest.mark.parametrize('state, value', [
+    ('suspended', 1 << 13 | 1 << 10), ('shutdown', 1 << 13)])
+def test_sleeps(make_pair, state, value):
+    """Would catch a guest that slept or was off, and that then stands still
+    for good or, worse, goes on: PIIX4's register of ACPI is written as a
+    guest's kernel does it."""
+    pair = make_pair()
+    pair.extra = ['-no-shutdown', *qtest.options(pair.directory, 'primary')]
+    pair.start_primary()
+    pair.extra = ['-no-shutdown']
+    pair.start_backup()
+    pair.protect()
+    with qtest.Qtest(pair.directory) as q:
+        base = q.config(1, 3, 0x40) & 0xffc0
+        q.command('outw', base + 4, value)
+        harness.wait_until(state, lambda:
+                           pair.primary.qmp('query-status')['status'] == state)
+        stands_still(pair)
+    pair.primary.kill()
+    pair.backup.wait_state('unprotected')
+    assert pair.backup.qmp('query-status')['status'] == state
+    if state == 'suspended':
+        pair.backup.qmp('system_wakeup')
+        pair.backup.wait_event('WAKEUP')
+        assert pair.backup.running()
+    else:
+        assert 'Resetting' in pair.backup.refused('cont')
 
 
 def test_echo_answers(make_pair):

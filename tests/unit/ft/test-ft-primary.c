@@ -75,7 +75,7 @@ static const struct {
     { "poll",       { } },
     { "poll epoch", { [PROTECTED] = "t2", [PROTECTED_1] = "t3",
                       [NO_LEASE] = "t4" } },
-    { "full",       { [PROTECTED] = "t2", [PROTECTED_1] = "t3",
+    { "full",       { [WITHHELD ... SYNC_1] = "s+", [PROTECTED] = "t2", [PROTECTED_1] = "t3",
                       [NO_LEASE] = "t4", [CLAIM_SYNC ... CLAIM] = "s+",
                       [CLAIM_UNKNOWN ... CANCEL_ASKED] = "s+" } },
     /* every deadline is over */
