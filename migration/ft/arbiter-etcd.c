@@ -12,6 +12,10 @@
  * The transaction may be sent any number of times, to any member: after one
  * whose answer was lost the next one finds its own mark.
  *
+ * A request may also come through long after we have given it up, when the
+ * next session has put its proof.  So a proof is only put if what is there has
+ * not changed since we have looked at it; and only removed if it is ours.
+ *
  * What does not answer well is left for the next URL, and the next call begins
  * with the one that answered last.  Nothing in an answer is taken for granted;
  * "yes" from what does not look like etcd is none.
@@ -23,6 +27,7 @@
 #include <curl/curl.h>
 #include "qapi/error.h"
 #include "qemu/base64.h"
+#include "qemu/cutils.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
 #include "qemu/units.h"
@@ -408,6 +413,20 @@ static bool result_value(const EtcdResult *r, const char *key, char **value)
 }
 
 /*
+ * The revision in which the key was put that result_value() has found.  False:
+ * there is none.
+ */
+static bool result_revision(const EtcdResult *r, int64_t *revision)
+{
+    QDict *range = result_get(r, "response_range");
+    QDict *kv = qobject_to(QDict, qlist_peek(qdict_get_qlist(range, "kvs")));
+    const char *text = qdict_get_try_str(kv, "mod_revision");
+
+    return text && qemu_strtoi64(text, NULL, 10, revision) == 0 &&
+           *revision > 0;
+}
+
+/*
  * Do @txn, at the first URL that has a sane answer: such that @r is filled in.
  * @r->reply is the caller's.
  */
@@ -547,37 +566,14 @@ fail:
     return NULL;
 }
 
-static bool etcd_publish(void *be, const char *proof, Error **errp)
-{
-    EtcdArbiter *e = be;
-    g_autofree char *key = etcd_key(e, "session");
-    g_autofree char *value = base64(proof);
-    g_autoptr(QDict) txn = qdict_from_jsonf_nofail(
-        "{ 'success': [ { 'request_put': { 'key': %s, 'value': %s } } ] }",
-        key, value);
-    EtcdResult r;
-    bool ok;
-
-    if (!etcd_txn(e, txn, &r, errp)) {
-        return false;
-    }
-    ok = r.succeeded && result_get(&r, "response_put");
-    qobject_unref(r.reply);
-    if (!ok) {
-        etcd_odd(errp);
-        return false;
-    }
-    g_free(e->proof);
-    e->proof = g_strdup(proof);
-    return true;
-}
-
 /*
- * The session's proof.  A transaction that would write if a version were below
- * zero: nothing is written, but it has to be allowed, there must be room, and
- * a majority must agree.
+ * The session's proof, *@proof NULL: there is none.  @revision, which may be
+ * NULL: when it was put, 0 for none.  A transaction that would write if a
+ * version were below zero: nothing is written, but it has to be allowed, there
+ * must be room, and a majority must agree.
  */
-static char *etcd_session(EtcdArbiter *e, Error **errp)
+static bool etcd_look(EtcdArbiter *e, char **proof, int64_t *revision,
+                      Error **errp)
 {
     g_autofree char *session = etcd_key(e, "session");
     g_autofree char *try = etcd_key(e, "try");
@@ -589,20 +585,86 @@ static char *etcd_session(EtcdArbiter *e, Error **errp)
         "  'failure': [ { 'request_range': { 'key': %s } } ] }",
         session, try, nothing, session);
     EtcdResult r;
-    char *proof;
+    bool ok;
 
     if (!etcd_txn(e, txn, &r, errp)) {
+        return false;
+    }
+    ok = !r.succeeded && result_value(&r, session, proof);
+    if (ok && revision) {
+        *revision = 0;
+        if (*proof && !result_revision(&r, revision)) {
+            g_clear_pointer(proof, g_free);
+            ok = false;
+        }
+    }
+    if (!ok) {
+        etcd_odd(errp);
+    }
+    qobject_unref(r.reply);
+    return ok;
+}
+
+static bool etcd_publish(void *be, const char *proof, Error **errp)
+{
+    EtcdArbiter *e = be;
+    g_autofree char *session = etcd_key(e, "session");
+    g_autofree char *value = base64(proof);
+    g_autofree char *revision = NULL;
+    g_autofree char *has = NULL;
+    g_autofree char *now = NULL;
+    g_autoptr(QDict) txn = NULL;
+    int64_t seen;
+    EtcdResult r;
+    bool ok;
+
+    if (!etcd_look(e, &has, &seen, errp)) {
+        return false;
+    }
+    /* To etcd, a key that is not there was put in revision 0. */
+    revision = g_strdup_printf("%" PRId64, seen);
+    txn = qdict_from_jsonf_nofail(
+        "{ 'compare': [ { 'key': %s, 'target': 'MOD', 'result': 'EQUAL',"
+        "                 'mod_revision': %s } ],"
+        "  'success': [ { 'request_put': { 'key': %s, 'value': %s } } ],"
+        "  'failure': [ { 'request_range': { 'key': %s } } ] }",
+        session, revision, session, value, session);
+    if (!etcd_txn(e, txn, &r, errp)) {
+        return false;
+    }
+    if (r.succeeded) {
+        ok = result_get(&r, "response_put");
+    } else {
+        ok = result_value(&r, session, &now);
+    }
+    qobject_unref(r.reply);
+    if (!ok) {
+        etcd_odd(errp);
+        return false;
+    }
+    /* It is ours if it was sent twice, and the first answer was lost. */
+    if (!r.succeeded && g_strcmp0(now, proof)) {
+        error_setg(errp, "%ssession in etcd has just been changed by another "
+                   "session", e->prefix);
+        return false;
+    }
+    g_free(e->proof);
+    e->proof = g_strdup(proof);
+    return true;
+}
+
+static char *etcd_session(EtcdArbiter *e, Error **errp)
+{
+    char *proof;
+
+    if (!etcd_look(e, &proof, NULL, errp)) {
         return NULL;
     }
-    if (r.succeeded || !result_value(&r, session, &proof)) {
-        etcd_odd(errp);
-        proof = NULL;
-    } else if (!proof) {
+    if (!proof) {
         error_setg(errp, "etcd has no key %ssession: it is not the etcd that "
                    "the session was begun with, or has lost its data",
                    e->prefix);
     }
-    qobject_unref(r.reply);
     return proof;
 }
 

@@ -18,6 +18,18 @@
  * to the thread.  The users' references are counted by "refs"; the last one
  * tells the thread to quit.  The memory goes with the last of the two "holds"
  * (the users' and the thread's): neither waits for the other.
+ *
+ * Turns: the sessions of one line have the same names at the place, and the
+ * thread of one that has been given up may still be at work when the next one
+ * begins.  What it writes late must not replace what the next one has written.
+ * So of all the process's arbiters with the same names in the same place only
+ * one at a time publishes or retires: before that its thread takes the place's
+ * turn, and gives it back when the backend has returned.  A turn that another
+ * one has is looked for again each TURN_MS, and until then the work stays where
+ * it is: claims go on, and a publish that nobody waits for any more is not
+ * done.  A call that never comes back costs those after it their publish, with
+ * the usual error.  No lock is held across a turn; "turns.lock" is taken last
+ * ("lock" may be held) and only to look who has one.
  */
 
 #include "qemu/osdep.h"
@@ -31,6 +43,7 @@
 
 #define PROBE_MS    1000
 #define RETRY_MS    200
+#define TURN_MS     50
 #define LATE_MS     2000
 #define SPEC_MAX    2048
 #define WHO_MAX     128
@@ -63,6 +76,7 @@ struct FtArbiter {
     QemuUUID uuid;
     char *spec;
     char *mark;
+    QLIST_ENTRY(FtArbiter) turn;    /* under turns.lock */
 
     QemuMutex lock;
     QemuCond work;              /* for the thread */
@@ -88,6 +102,16 @@ struct FtArbiter {
     int64_t seen;               /* when it was in reach, -1: never */
     int64_t busy_since;         /* -1: the thread asks nothing */
 };
+
+static struct {
+    QemuMutex lock;
+    QLIST_HEAD(, FtArbiter) taken;
+} turns;
+
+static void __attribute__((constructor)) turns_init(void)
+{
+    qemu_mutex_init(&turns.lock);
+}
 
 static int64_t now_ms(void)
 {
@@ -272,7 +296,37 @@ static void arbiter_drop_hold(FtArbiter *a)
     g_free(a);
 }
 
-/* Waits for work, and for its time. */
+static bool same_place(const FtArbiter *a, const FtArbiter *b)
+{
+    /* There are many lists of URLs for one etcd. */
+    return qemu_uuid_is_equal(&a->uuid, &b->uuid) &&
+           a->params.kind == b->params.kind &&
+           (a->params.kind == FT_ARBITER_ETCD ||
+            !strcmp(a->params.where, b->params.where));
+}
+
+static bool turn_take(FtArbiter *a)
+{
+    FtArbiter *other;
+
+    QEMU_LOCK_GUARD(&turns.lock);
+    QLIST_FOREACH(other, &turns.taken, turn) {
+        if (same_place(a, other)) {
+            return false;
+        }
+    }
+    QLIST_INSERT_HEAD(&turns.taken, a, turn);
+    return true;
+}
+
+/* If it has one. */
+static void turn_give_back(FtArbiter *a)
+{
+    QEMU_LOCK_GUARD(&turns.lock);
+    QLIST_SAFE_REMOVE(a, turn);
+}
+
+/* Waits for work, and for its time.  Publish and retire: with the turn. */
 static Work arbiter_next(FtArbiter *a, Job **job)
 {
     QEMU_LOCK_GUARD(&a->lock);
@@ -287,22 +341,25 @@ static Work arbiter_next(FtArbiter *a, Job **job)
             }
             until = a->next_try;
         }
-        if (!QSIMPLEQ_EMPTY(&a->jobs)) {
-            *job = QSIMPLEQ_FIRST(&a->jobs);
-            QSIMPLEQ_REMOVE_HEAD(&a->jobs, next);
-            (*job)->queued = false;
-            return WORK_JOB;
-        }
-        if (a->retire && !(a->claiming && a->insists)) {
-            a->retire = false;
-            a->probing = false;
-            return WORK_RETIRE;
-        }
-        if (a->quit && !(a->claiming && a->insists)) {
+        *job = QSIMPLEQ_FIRST(&a->jobs);
+        if (*job) {
+            if ((*job)->verify || turn_take(a)) {
+                QSIMPLEQ_REMOVE_HEAD(&a->jobs, next);
+                (*job)->queued = false;
+                return WORK_JOB;
+            }
+            until = MIN(until, now + TURN_MS);
+        } else if (a->retire && !(a->claiming && a->insists)) {
+            if (turn_take(a)) {
+                a->retire = false;
+                a->probing = false;
+                return WORK_RETIRE;
+            }
+            until = MIN(until, now + TURN_MS);
+        } else if (a->quit && !(a->claiming && a->insists)) {
             return WORK_QUIT;
-        }
-        /* A claim that is tried again and again shows as much. */
-        if (a->probing && !a->claiming) {
+        } else if (a->probing && !a->claiming) {
+            /* A claim that is tried again and again shows as much. */
             if (now >= a->next_probe) {
                 return WORK_PROBE;
             }
@@ -466,6 +523,7 @@ static void *arbiter_thread(void *opaque)
         default:
             g_assert_not_reached();
         }
+        turn_give_back(a);
     }
     if (be) {
         a->ops->close(be);

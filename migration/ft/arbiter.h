@@ -87,6 +87,8 @@ void ft_arbiter_unref(FtArbiter *a);
  * digits, drawn at random for each session), the backup looks for it.  Both
  * wait, at most @timeout_ms; not with the BQL held.  That the place can hold
  * a claim is tried as well (publish uses the same means).
+ * A publish that has begun goes on when the time is over; the next arbiter of
+ * the process for the same place publishes after it, never before.
  * No-ops with FT_ARBITER_NONE.
  */
 bool ft_arbiter_publish(FtArbiter *a, const char *proof, int timeout_ms,
@@ -156,7 +158,10 @@ typedef struct FtArbiterOps {
     void *(*open)(const FtArbiterParams *p, const QemuUUID *uuid,
                   Error **errp);
     void (*close)(void *be);
-    /* From here on claim and probe want to see this @proof. */
+    /* From here on claim and probe want to see this @proof.  Only one arbiter
+     * of the process at a time is in publish or retire for the same place; what
+     * is still on its way when it returns must not replace another proof, as
+     * far as the place can tell. */
     bool (*publish)(void *be, const char *proof, Error **errp);
     /* The proof that is there, or NULL with @errp.  To be freed.  It is what
      * claim and probe want to see from here on.  Tries whether claims are
@@ -168,7 +173,7 @@ typedef struct FtArbiterOps {
      * if it is lost, to be freed.  UNKNOWN with @errp. */
     FtClaim (*claim)(void *be, uint64_t generation, const char *mark,
                      char **owner, Error **errp);
-    /* If the proof is this side's. */
+    /* If the proof is this side's: another one stays. */
     void (*retire)(void *be);
 } FtArbiterOps;
 

@@ -59,6 +59,7 @@ static QEMUBH *end_bh;
 static QEMUTimer *arbiter_timer;
 static bool arbiter_away;           /* and that was told */
 static bool leaving;                /* the process ends, in order */
+static FtArbiter *retiring;         /* may still take its proof away */
 
 static void session_watch_arbiter(void);
 
@@ -172,11 +173,12 @@ static void session_drop_arbiter(FtSession *s)
     arbiter_away = false;
     if (s->arbiter) {
         ft_arbiter_retire(s->arbiter);
+        ft_arbiter_quiet(s->arbiter);
+        ft_arbiter_unref(retiring);
+        retiring = g_steal_pointer(&s->arbiter);
         if (leaving) {
-            ft_arbiter_finish(s->arbiter, ARBITER_FINISH_MS);
+            ft_arbiter_finish(retiring, ARBITER_FINISH_MS);
         }
-        ft_arbiter_unref(s->arbiter);
-        s->arbiter = NULL;
     }
     g_clear_pointer(&s->arbiter_spec, g_free);
 }
@@ -254,6 +256,10 @@ static void session_shutdown(Notifier *n, void *data)
     if (end_bh) {
         /* The main loop does not come back, and the drives will be closed. */
         session_end_bh(NULL);
+    }
+    if (retiring) {
+        /* Of a session that ended just before. */
+        ft_arbiter_finish(retiring, ARBITER_FINISH_MS);
     }
 }
 

@@ -3,20 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A server in a thread answers each request with what the test has written
- * down for it, one connection each, and keeps the requests.
+ * Most answers are what the test has written down (etcd-world.h).
  */
 
 #include "qemu/osdep.h"
-#include <poll.h>
 #include "qapi/error.h"
-#include "qemu/atomic.h"
-#include "qemu/sockets.h"
-#include "qemu/thread.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
-#include "qobject/qlist.h"
 #include "migration/ft/arbiter.h"
+#include "etcd-world.h"
 
 #define PROOF   "00ff"
 #define OURS    "here pid 1 0011"
@@ -44,184 +39,12 @@
 #define HAS(v)  KV(CLAIM64, v)
 #define PROVES(v) KV(SESSION64, v)
 #define NONE    RANGE("")
+/* The session's key, with a revision. */
+#define REV(r)  RANGE(",\"kvs\":[{\"key\":\"" SESSION64 "\",\"value\":\"" \
+                      PROOF64 "\",\"mod_revision\":" r "}]")
 
 static const FtArbiterOps *const ops = &ft_arbiter_etcd_ops;
 static const QemuUUID uuid = { .data = { 1, 2, 3 } };
-
-/* ------------------------------------------------------------ the server */
-
-typedef enum How {
-    ANSWER,             /* status and body */
-    RAW,                /* the body is all of it */
-    NUL,                /* there is something after its NUL */
-    DROP,               /* close when the request has come */
-    HANG,               /* say nothing */
-    DRIP,               /* a byte now and then */
-    FLOOD,              /* there is no end */
-} How;
-
-typedef struct Answer {
-    const char *body;
-    int status;         /* 0: 200 */
-    How how;
-} Answer;
-
-typedef struct Server {
-    int fd;
-    char *url;
-    const Answer *answers;
-    int count;
-    int served;                 /* atomic */
-    char *request[16];
-    QemuThread thread;
-} Server;
-
-/* One request, head and body; NULL: the other end has gone. */
-static char *read_request(int fd)
-{
-    g_autoptr(GString) text = g_string_new(NULL);
-    char buf[4096];
-
-    for (;;) {
-        const char *body = strstr(text->str, "\r\n\r\n");
-        const char *length = strcasestr(text->str, "\r\nContent-Length:");
-        ssize_t n;
-
-        if (body && length &&
-            text->len >= (body + 4 - text->str) +
-                         strtoul(length + 17, NULL, 10)) {
-            return g_string_free(g_steal_pointer(&text), false);
-        }
-        n = read(fd, buf, sizeof(buf));
-        if (n <= 0) {
-            return NULL;
-        }
-        g_string_append_len(text, buf, n);
-    }
-}
-
-/* Until the other end has gone; a byte each 20 ms, or as fast as it goes. */
-static void go_on(int fd, How how)
-{
-    g_autofree char *lot = g_strnfill(65536, ' ');
-
-    for (int i = 0; i < 1000; i++) {
-        struct pollfd p = { .fd = fd, .events = POLLIN | POLLRDHUP };
-
-        if (poll(&p, 1, how == FLOOD ? 0 : 20) != 0 ||
-            (how == DRIP && send(fd, " ", 1, MSG_NOSIGNAL) < 0) ||
-            (how == FLOOD && send(fd, lot, 65536, MSG_NOSIGNAL) < 0)) {
-            return;
-        }
-    }
-    g_assert_not_reached();
-}
-
-static void server_answer(int fd, const Answer *a)
-{
-    g_autofree char *text = NULL;
-
-    switch (a->how) {
-    case DROP:
-        return;
-    case HANG:
-        go_on(fd, HANG);
-        return;
-    case RAW:
-        text = g_strdup(a->body);
-        break;
-    case NUL:
-        text = g_strdup_printf("HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n"
-                               "Connection: close\r\n\r\n%s",
-                               strlen(a->body) + 1, a->body);
-        /* the NUL itself */
-        g_assert_cmpint(send(fd, text, strlen(text) + 1, MSG_NOSIGNAL), >, 0);
-        return;
-    case ANSWER:
-        text = g_strdup_printf("HTTP/1.1 %d Whatever\r\n"
-                               "Content-Type: application/json\r\n"
-                               "Content-Length: %zu\r\n"
-                               "Connection: close\r\n\r\n%s",
-                               a->status ?: 200, strlen(a->body), a->body);
-        break;
-    default:
-        text = g_strdup("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
-        break;
-    }
-    g_assert_cmpint(send(fd, text, strlen(text), MSG_NOSIGNAL), ==,
-                    strlen(text));
-    if (a->how == DRIP || a->how == FLOOD) {
-        go_on(fd, a->how);
-    }
-}
-
-static void *server_thread(void *opaque)
-{
-    Server *s = opaque;
-
-    for (;;) {
-        int fd = accept(s->fd, NULL, NULL);
-        char *request;
-
-        if (fd < 0) {
-            return NULL;
-        }
-        request = read_request(fd);
-        if (request) {
-            int n = s->served;
-
-            g_assert_cmpint(n, <, s->count);
-            s->request[n] = request;
-            qatomic_set(&s->served, n + 1);
-            server_answer(fd, &s->answers[n]);
-        }
-        close(fd);
-    }
-}
-
-static void server_start(Server *s, const Answer *answers, int count)
-{
-    struct sockaddr_in addr = {
-        .sin_family = AF_INET,
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    socklen_t len = sizeof(addr);
-
-    *s = (Server) { .answers = answers, .count = count };
-    g_assert_cmpint(count, <=, ARRAY_SIZE(s->request));
-    s->fd = qemu_socket(AF_INET, SOCK_STREAM, 0);
-    g_assert_cmpint(bind(s->fd, (struct sockaddr *)&addr, len), ==, 0);
-    g_assert_cmpint(listen(s->fd, 8), ==, 0);
-    g_assert_cmpint(getsockname(s->fd, (struct sockaddr *)&addr, &len), ==, 0);
-    s->url = g_strdup_printf("http://127.0.0.1:%d", ntohs(addr.sin_port));
-    qemu_thread_create(&s->thread, "server", server_thread, s,
-                       QEMU_THREAD_JOINABLE);
-}
-
-/* All that was to be asked has been. */
-static void server_end(Server *s)
-{
-    shutdown(s->fd, SHUT_RDWR);
-    qemu_thread_join(&s->thread);
-    close(s->fd);
-    g_assert_cmpint(s->served, ==, s->count);
-    for (int i = 0; i < s->served; i++) {
-        g_free(s->request[i]);
-    }
-    g_free(s->url);
-}
-
-/* An address where nobody listens. */
-static char *dead_url(void)
-{
-    Server s;
-    char *url;
-
-    server_start(&s, NULL, 0);
-    url = g_strdup(s.url);
-    server_end(&s);
-    return url;
-}
 
 /* --------------------------------------------------------------- helpers */
 
@@ -322,13 +145,30 @@ static void check_json(QDict *dict, const char *want)
     qobject_unref(expected);
 }
 
+/* For what is there, with a majority and as one who may write. */
+#define LOOK \
+    "{'compare':[{'key':'" SESSION64 "','target':'VERSION'," \
+    "'result':'LESS','version':'0'}]," \
+    "'success':[{'request_put':{'key':'" TRY64 "','value':'" \
+    NOTHING64 "'}}]," \
+    "'failure':[{'request_range':{'key':'" SESSION64 "'}}]}"
+#define PUT_IF(revision) \
+    "{'compare':[{'key':'" SESSION64 "','target':'MOD'," \
+    "'result':'EQUAL','mod_revision':'" revision "'}]," \
+    "'success':[{'request_put':{'key':'" SESSION64 "','value':'" \
+    PROOF64 "'}}]," \
+    "'failure':[{'request_range':{'key':'" SESSION64 "'}}]}"
+
 /* What is asked for. */
 static void test_request(void)
 {
-    static const Answer answers[] = { { PUT }, { PUT }, { PROVES(PROOF64) } };
+    static const Answer answers[] = {
+        { NONE }, { PUT }, { PUT }, { PROVES(PROOF64) }, { REV("\"77\"") },
+        { PUT },
+    };
     static const char *const wants[] = {
-        "{'success':[{'request_put':{'key':'" SESSION64 "','value':'"
-        PROOF64 "'}}]}",
+        LOOK,
+        PUT_IF("0"),
         "{'compare':["
         "{'key':'" CLAIM64 "','target':'CREATE','result':'EQUAL',"
         "'create_revision':'0'},"
@@ -337,21 +177,19 @@ static void test_request(void)
         "'success':[{'request_put':{'key':'" CLAIM64 "','value':'"
         OURS64 "'}}],"
         "'failure':[{'request_range':{'key':'" CLAIM64 "'}}]}",
-        "{'compare':[{'key':'" SESSION64 "','target':'VERSION',"
-        "'result':'LESS','version':'0'}],"
-        "'success':[{'request_put':{'key':'" TRY64 "','value':'"
-        NOTHING64 "'}}],"
-        "'failure':[{'request_range':{'key':'" SESSION64 "'}}]}",
+        LOOK, LOOK,
+        PUT_IF("77"),
     };
     Server s;
     void *be;
 
-    server_start(&s, answers, 3);
+    server_start(&s, answers, ARRAY_SIZE(answers));
     be = be_at(s.url);
     g_assert_true(ops->publish(be, PROOF, &error_abort));
     check_claim(be, OURS, FT_CLAIM_WON, NULL);
     check_probe(be, NULL);
-    for (int i = 0; i < 3; i++) {
+    g_assert_true(ops->publish(be, PROOF, &error_abort));
+    for (int i = 0; i < ARRAY_SIZE(wants); i++) {
         g_autoptr(QDict) body = NULL;
 
         g_assert_true(g_str_has_prefix(s.request[i],
@@ -402,22 +240,86 @@ static void test_proof(void)
 static void test_publish(void)
 {
     static const Answer answers[] = {
-        { NONE }, { PROVES(PROOF64) },
-        { "{" HEADER ",\"succeeded\":true,\"responses\":[{}]}" }, { "{}" },
-        { PUT },
+        { PUT }, { PROVES(PROOF64) }, { REV("7") }, { REV("\"0\"") },
+        { REV("\"-7\"") }, { REV("\"7x\"") }, { "{}" },
+        { NONE }, { NONE },
+        { NONE }, { PROVES(THEIRS64) },
+        { NONE }, { "{" HEADER ",\"succeeded\":true,\"responses\":[{}]}" },
+        { NONE }, { "{}" },
+    };
+    static const Answer good[] = {
+        { REV("\"7\"") }, { PUT }, { NONE }, { PROVES(PROOF64) },
     };
     Server s;
     void *be;
 
-    server_start(&s, answers, 5);
+    server_start(&s, answers, ARRAY_SIZE(answers));
     be = be_at(s.url);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 11; i++) {
         g_assert_false(ops->publish(be, PROOF, NULL));
     }
     ops->retire(be);            /* there is none that is ours */
+    ops->close(be);
+    server_end(&s);
+
+    server_start(&s, good, ARRAY_SIZE(good));
+    be = be_at(s.url);
+    g_assert_true(ops->publish(be, PROOF, &error_abort));
     g_assert_true(ops->publish(be, PROOF, &error_abort));
     ops->close(be);
     server_end(&s);
+}
+
+/* What arrives when its session is over does nothing to the next one. */
+static void test_publish_late(void)
+{
+    Store store = { .hold = "\"" PROOF64 "\"" };
+    void *old, *next, *backup;
+    g_autofree char *proof = NULL;
+    g_autofree char *done = NULL;
+    Server s;
+
+    server_start_store(&s, &store, 9);
+    old = be_at(s.url);
+    next = be_at(s.url);
+    backup = be_at(s.url);
+    g_assert_false(ops->publish(old, PROOF, NULL));
+    g_assert_nonnull(store.held);
+    store.hold = NULL;
+    g_assert_true(ops->publish(next, "beef", &error_abort));
+    proof = ops->proof(backup, &error_abort);
+    g_assert_cmpstr(proof, ==, "beef");
+
+    done = store_txn(&store, store.held);
+    g_assert_null(strstr(done, "succeeded"));
+    check_probe(next, NULL);
+    check_probe(backup, NULL);
+    ops->retire(old);
+    check_claim(backup, THEIRS, FT_CLAIM_WON, NULL);
+    check_claim(next, OURS, FT_CLAIM_LOST, THEIRS);
+    ops->close(old);
+    ops->close(next);
+    ops->close(backup);
+    server_end(&s);
+    store_clear(&store);
+}
+
+/* It came through, but its answer did not: there is our own proof. */
+static void test_publish_again(void)
+{
+    Store store = { .lose = "\"" PROOF64 "\"" };
+    g_autofree char *urls = NULL;
+    Server s;
+    void *be;
+
+    server_start_store(&s, &store, 4);
+    urls = g_strdup_printf("%s,%s", s.url, s.url);
+    be = be_at(urls);
+    g_assert_true(ops->publish(be, PROOF, &error_abort));
+    check_probe(be, NULL);
+    ops->close(be);
+    server_end(&s);
+    store_clear(&store);
 }
 
 /* ------------------------------------------------------------ bad answers */
@@ -532,7 +434,7 @@ static void test_limits(void)
 
 static void test_urls(void)
 {
-    static const Answer good[] = { { PUT }, { PROVES(PROOF64) },
+    static const Answer good[] = { { NONE }, { PUT }, { PROVES(PROOF64) },
                                    { "", 0, DROP }, { PROVES(PROOF64) } };
     static const Answer bad[] = { { "{}" }, { "{}", 503 } };
     g_autofree char *dead = dead_url();
@@ -540,7 +442,7 @@ static void test_urls(void)
     Server g, b;
     void *be;
 
-    server_start(&g, good, 4);
+    server_start(&g, good, 5);
     server_start(&b, bad, 2);
     urls = g_strdup_printf("%s,%s,%s", b.url, dead, g.url);
     be = be_at(urls);
@@ -551,7 +453,7 @@ static void test_urls(void)
     g_assert_cmpint(qatomic_read(&b.served), ==, 1);
     check_probe(be, b.url);
     g_assert_cmpint(qatomic_read(&b.served), ==, 2);
-    g_assert_cmpint(qatomic_read(&g.served), ==, 3);
+    g_assert_cmpint(qatomic_read(&g.served), ==, 4);
     check_probe(be, NULL);
     ops->close(be);
     server_end(&g);
@@ -770,6 +672,8 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/arbiter/etcd/request", test_request);
     g_test_add_func("/ft/arbiter/etcd/proof", test_proof);
     g_test_add_func("/ft/arbiter/etcd/publish", test_publish);
+    g_test_add_func("/ft/arbiter/etcd/publish-late", test_publish_late);
+    g_test_add_func("/ft/arbiter/etcd/publish-again", test_publish_again);
     g_test_add_func("/ft/arbiter/etcd/garbage", test_garbage);
     g_test_add_func("/ft/arbiter/etcd/status", test_status);
     g_test_add_func("/ft/arbiter/etcd/limits", test_limits);

@@ -23,6 +23,7 @@ static struct {
     QemuMutex lock;
     QemuCond cond;
     bool hang;                  /* whoever comes in waits */
+    const char *hang_on;        /* or who publishes this */
     int inside;                 /* waiting or at work */
     bool open_fails;
     const char *why;            /* not NULL: what is asked fails */
@@ -41,7 +42,7 @@ static int64_t now_ms(void)
     return g_get_monotonic_time() / 1000;
 }
 
-static void fake_enter(int *count)
+static void fake_enter(int *count, const char *proof)
 {
     QEMU_LOCK_GUARD(&fake.lock);
     fake.inside++;
@@ -49,7 +50,7 @@ static void fake_enter(int *count)
         ++*count;
     }
     qemu_cond_broadcast(&fake.cond);
-    while (fake.hang) {
+    while (fake.hang || (proof && !g_strcmp0(proof, fake.hang_on))) {
         qemu_cond_wait(&fake.cond, &fake.lock);
     }
     fake.inside--;
@@ -65,7 +66,7 @@ static void *fake_open(const FtArbiterParams *p, const QemuUUID *u,
         return NULL;
     }
     g_assert(qemu_uuid_is_equal(u, &uuid));
-    g_assert_cmpstr(p->where, ==, "/fake");
+    g_assert_true(g_str_has_prefix(p->where, "/fake"));
     return &fake;
 }
 
@@ -88,7 +89,7 @@ static bool fake_fails(Error **errp)
 
 static bool fake_publish(void *be, const char *proof, Error **errp)
 {
-    fake_enter(&fake.publishes);
+    fake_enter(&fake.publishes, proof);
     QEMU_LOCK_GUARD(&fake.lock);
     if (fake_fails(errp)) {
         return false;
@@ -100,14 +101,14 @@ static bool fake_publish(void *be, const char *proof, Error **errp)
 
 static char *fake_proof(void *be, Error **errp)
 {
-    fake_enter(&fake.proofs);
+    fake_enter(&fake.proofs, NULL);
     QEMU_LOCK_GUARD(&fake.lock);
     return fake_fails(errp) ? NULL : g_strdup(fake.proof ?: "nothing");
 }
 
 static bool fake_probe(void *be, Error **errp)
 {
-    fake_enter(&fake.probes);
+    fake_enter(&fake.probes, NULL);
     QEMU_LOCK_GUARD(&fake.lock);
     return !fake_fails(errp);
 }
@@ -117,7 +118,7 @@ static FtClaim fake_claim(void *be, uint64_t generation, const char *mark,
 {
     FtClaim answer;
 
-    fake_enter(NULL);
+    fake_enter(NULL, NULL);
     QEMU_LOCK_GUARD(&fake.lock);
     g_assert_cmpint(fake.claims, <, ARRAY_SIZE(fake.answers));
     fake.claimed_at[fake.claims] = now_ms();
@@ -137,7 +138,7 @@ static FtClaim fake_claim(void *be, uint64_t generation, const char *mark,
 
 static void fake_retire(void *be)
 {
-    fake_enter(&fake.retires);
+    fake_enter(&fake.retires, NULL);
 }
 
 static const FtArbiterOps fake_ops = {
@@ -158,12 +159,17 @@ static void fake_reset(void)
            sizeof(fake) - offsetof(typeof(fake), hang));
 }
 
+static FtArbiter *fake_at(const char *where)
+{
+    FtArbiterParams p = { .kind = FT_ARBITER_FILE, .where = (char *)where };
+
+    return ft_arbiter_new_ops(&fake_ops, &p, &uuid, "here\npid 1");
+}
+
 static FtArbiter *fake_new(void)
 {
-    FtArbiterParams p = { .kind = FT_ARBITER_FILE, .where = (char *)"/fake" };
-
     fake_reset();
-    return ft_arbiter_new_ops(&fake_ops, &p, &uuid, "here\npid 1");
+    return fake_at("/fake");
 }
 
 /* Wait until *@n, which is the fake's, is at least @least. */
@@ -183,6 +189,14 @@ static void fake_set_hang(bool hang)
     QEMU_LOCK_GUARD(&fake.lock);
     fake.hang = hang;
     qemu_cond_broadcast(&fake.cond);
+}
+
+static bool fake_hangs_on(const char *proof)
+{
+    QEMU_LOCK_GUARD(&fake.lock);
+    fake.hang_on = proof;
+    qemu_cond_broadcast(&fake.cond);
+    return fake.inside;
 }
 
 static void fake_set_why(const char *why)
@@ -529,6 +543,46 @@ static void test_hang_publish(void)
     fake_end(a);
 }
 
+/* What a session has left behind does not come after what the next one did. */
+static void test_turns(void)
+{
+    FtArbiter *old = fake_new();
+    FtArbiter *next = fake_at("/fake");
+    FtArbiter *other = fake_at("/fake/other");
+    Error *err = NULL;
+    Told t;
+
+    told_init(&t);
+    fake_hangs_on(PROOF);
+    do {
+        g_assert_false(ft_arbiter_publish(old, PROOF, 100, NULL));
+    } while (!fake_hangs_on(PROOF));
+    ft_arbiter_retire(old);
+    ft_arbiter_unref(old);
+    g_assert_false(ft_arbiter_publish(next, "early", 100, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "no answer from file:/fake within 0.1 s");
+    error_free(err);
+
+    /* Neither a claim nor another place waits for that. */
+    fake.answers[0] = FT_CLAIM_WON;
+    ft_arbiter_retire(next);
+    ft_arbiter_claim(next, 1, told_fn, &t);
+    told_wait(&t, 1);
+    g_assert_true(ft_arbiter_publish(other, "o", PATIENCE_MS, &error_abort));
+    g_assert_cmpint(fake.retires, ==, 0);
+    g_assert_true(fake_hangs_on(NULL));
+
+    g_assert_true(ft_arbiter_publish(next, "next", PATIENCE_MS, &error_abort));
+    ft_arbiter_unref(next);
+    ft_arbiter_unref(other);
+    fake_wait(&fake.closes, 3);
+    g_assert_cmpstr(fake.proof, ==, "next");
+    g_assert_cmpint(fake.publishes, ==, 3);     /* not the early one */
+    g_assert_cmpint(fake.retires, ==, 2);
+    told_clear(&t);
+}
+
 /* Neither the end nor quiet wait for the place; nobody is told any more. */
 static void test_hang_claim(void)
 {
@@ -734,6 +788,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/arbiter/state", test_state);
     g_test_add_func("/ft/arbiter/retire-unref", test_retire_unref);
     g_test_add_func("/ft/arbiter/hang-publish", test_hang_publish);
+    g_test_add_func("/ft/arbiter/turns", test_turns);
     g_test_add_func("/ft/arbiter/hang-claim", test_hang_claim);
     g_test_add_func("/ft/arbiter/unref-claim", test_unref_claim);
     g_test_add_func("/ft/arbiter/quiet", test_quiet);
