@@ -46,8 +46,13 @@ def make_pair(tmp_path, request):
         return pair
 
     yield make
-    for pair in request.node.pairs:
-        pair.close()
+    try:
+        if not getattr(request.node, 'failed', False):
+            for pair in request.node.pairs:
+                pair.wait_arbiter()
+    finally:
+        for pair in request.node.pairs:
+            pair.close()
     for pair in request.node.pairs:
         if not getattr(request.node, 'failed', False):
             pair.check_arbiter()

@@ -416,6 +416,14 @@ class Machine:
                              f'{self.states[since:]}')
             self._pull(0.25)
 
+    def wait_word(self, *words, timeout=15.0):
+        """Wait for a state whose reason says so; it may have come."""
+        def said():
+            self._pull(0.1)
+            return any(all(word in reason for word in words)
+                       for _, reason in self.states)
+        wait_until(f'{self.name} says {words}', said, timeout)
+
     def wait_event(self, name, timeout=15.0, **data):
         """Wait for another event, with that data; returns it."""
         end = time.monotonic() + timeout * PATIENCE
@@ -519,15 +527,32 @@ def claims(path):
     return sorted(int(match[2]) for match in found if match)
 
 
+def proof_may_be(machines):
+    """Is somebody in a session, or has nobody lived to see its end?"""
+    last = {m.states[-1][0] for m in machines
+            if (m.alive() or m.closed_alive) and m.states}
+    seen = any(m.process.poll() == 0 for m in machines) or last - {'waiting'}
+    return last & LIVE or not seen
+
+
+def wait_arbiter(path, machines):
+    """Before the end: a session that is over is told at once, and its proof
+    taken away by a thread that may have to wait for the arbiter."""
+    def clean():
+        for machine in machines:
+            if machine.alive():
+                machine._pull(0.001)
+        return proof_may_be(machines) or not any(
+            PROOF.fullmatch(name) for name in os.listdir(path))
+    wait_until('the proof is taken away', clean)
+
+
 def check_arbiter(path, machines):
     """After the end: nothing is left but claims, and the proof of a session
     whose end nobody has lived to see."""
-    last = {m.states[-1][0] for m in machines if m.closed_alive and m.states}
-    seen = any(m.process.poll() == 0 for m in machines) or last - {'waiting'}
-    proof_may_be = last & LIVE or not seen
+    may_be = proof_may_be(machines)
     for name in os.listdir(path):
-        if not (CLAIM.fullmatch(name) or
-                proof_may_be and PROOF.fullmatch(name)):
+        if not (CLAIM.fullmatch(name) or may_be and PROOF.fullmatch(name)):
             raise Broken(f'left at the arbiter: {name}')
 
 
@@ -561,6 +586,11 @@ class Pair:
     def close(self):
         close_all(self.machines)
         self.cable.close()
+
+    def wait_arbiter(self):
+        """Before close(); see there."""
+        if any(m.alive() for m in self.machines):
+            wait_arbiter(self.arbiter, self.machines)
 
     def check_arbiter(self):
         """After close(); see there."""
@@ -695,8 +725,7 @@ class Pair:
     def claiming(self, machine):
         """A side must ask the arbiter, in vain, and say so."""
         machine.wait_state('claiming')
-        wait_until('word of the arbiter', lambda: machine._pull(0.1) and
-                   'cannot be asked' in machine.states[-1][1])
+        machine.wait_word('cannot be asked')
         status = machine.query()
         if (status['state'] != 'claiming' or machine.running() and
                 machine is self.backup or

@@ -44,7 +44,7 @@ import urllib.parse
 
 from harness import (ACCEL, PATIENCE, ROOT, TIMEOUT_MS, Broken, Machine,
                      accelerator, check_arbiter, close_all, make_arbiter,
-                     wait_until)
+                     wait_arbiter, wait_until)
 
 SCRIPTS = os.path.join(ROOT, 'scripts')
 sys.path.insert(0, SCRIPTS)
@@ -175,6 +175,11 @@ class LinuxPair:
             if client.connection:       # its server is gone
                 client.connection.sock.close()
         self.lab.close()
+
+    def wait_arbiter(self):
+        """Before close(): see there."""
+        if any(m.alive() for m in self.machines):
+            wait_arbiter(self.arbiter, self.machines)
 
     def check_arbiter(self):
         """After close(): nothing is left at the arbiter but claims."""

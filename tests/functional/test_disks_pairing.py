@@ -11,8 +11,10 @@ import subprocess
 import pytest
 
 from disks import SIZE, DiskPair, make_image
-from harness import wait_until
 from test_disks import takeover
+
+# Until the operator has spoken.
+UNNOTICED = {'ft-timeout-ms': 5000}
 
 
 def refused(pair, *words):
@@ -188,13 +190,12 @@ def test_copy_changed_unknown(make_pair):
 def test_primary_went_on_alone(make_pair):
     """Would catch an old state that is replayed over a newer image: where
     there is no arbiter to say that the primary must not go on."""
-    pair = make_pair(DiskPair, params={'ft-arbiter': 'none'})
+    pair = make_pair(DiskPair, params={'ft-arbiter': 'none', **UNNOTICED})
     pair.protected()
     pair.wait_writes(pair.primary, 50)
     pair.primary.kill(signal.SIGSTOP)
     pair.backup.qmp('cuju-failover')
-    wait_until('word of the lock', lambda: pair.backup._pull(0.1) and any(
-        'lock' in reason for _, reason in pair.backup.states))
+    pair.backup.wait_word('lock')
     # as if it had been cut off: it knows nothing of the backup's wish
     with open(pair.image('primary', 0), 'r+b') as image:
         image.seek(SIZE - 512)
@@ -207,13 +208,12 @@ def test_primary_went_on_alone(make_pair):
 def test_storage_away_during_takeover(make_pair):
     """Would catch a backup that takes an image that it cannot look at for
     one that somebody has written to, and gives up."""
-    pair = make_pair(DiskPair)
+    pair = make_pair(DiskPair, params=UNNOTICED)
     pair.protected()
     pair.wait_writes(pair.primary, 50)
     pair.primary.kill(signal.SIGSTOP)
     pair.backup.qmp('cuju-failover')
-    wait_until('word of the lock', lambda: pair.backup._pull(0.1) and any(
-        'lock' in reason for _, reason in pair.backup.states))
+    pair.backup.wait_word('lock')
     path = pair.image('primary', 0)
     os.rename(path, path + '.away')
     pair.primary.kill()
@@ -226,14 +226,13 @@ def test_storage_away_during_takeover(make_pair):
 
 def test_locked_by_a_living_primary(make_pair):
     """A primary that only seems dead keeps its image; the backup waits."""
-    pair = make_pair(DiskPair)
+    pair = make_pair(DiskPair, params=UNNOTICED)
     pair.protected()
     pair.wait_writes(pair.primary, 50)
     pair.primary.kill(signal.SIGSTOP)
     pair.backup.qmp('cuju-failover')
     pair.backup.wait_state('takeover')
-    wait_until('word of the lock', lambda: pair.backup._pull(0.1) and any(
-        'lock' in reason for _, reason in pair.backup.states))
+    pair.backup.wait_word('lock')
     assert not pair.backup.running()
     pair.primary.kill()
     takeover(pair, dead=False)

@@ -151,8 +151,11 @@ class Eavesdropper:
     """Stands between the two and hears what a stranger must not know: the
     session and its token, which the backup's WELCOME has."""
 
-    def __init__(self, target):
+    def __init__(self, target, limit=None):
         self.target = target
+        self.limit = limit          # of bytes to the backup, per connection
+        self.stuck = threading.Event()
+        self.closing = threading.Event()
         self.listener = socket.create_server(('127.0.0.1', 0))
         self.uri = 'tcp:127.0.0.1:%d' % self.listener.getsockname()[1]
         self.session = self.token = None
@@ -176,9 +179,14 @@ class Eavesdropper:
 
     def _relay(self, source, sink, listens):
         heard = b''
+        passed = 0
         try:
             while True:
+                if self.limit and not listens and passed > self.limit:
+                    self.stuck.set()
+                    self.closing.wait()
                 data = source.recv(65536)
+                passed += len(data)
                 if listens and len(heard) < HEADER + HELLO_SIZE:
                     heard += data
                     if len(heard) >= HEADER + HELLO_SIZE and \
@@ -194,6 +202,7 @@ class Eavesdropper:
 
     def close(self):
         self.listener.close()
+        self.closing.set()
         for sock in self.open:
             sock.close()
 

@@ -97,7 +97,7 @@ def test_status(make_pair):
 def test_short_stall(make_pair, side):
     """Would catch a guest that changes its host because one was busy for a
     moment."""
-    pair = make_pair().protected()
+    pair = make_pair(params={'ft-timeout-ms': 5000}).protected()
     states = [len(m.states) for m in (pair.primary, pair.backup)]
     machine = getattr(pair, side)
     other = pair.backup if side == 'primary' else pair.primary

@@ -66,7 +66,7 @@ def changed(was, now):
 
 def make(make_pair, load):
     pair = make_pair(LabPair, **LOADS[load], params={
-        'ft-timeout-ms': max(TIMEOUT_MS, 1000)})
+        'ft-timeout-ms': max(TIMEOUT_MS, 3000)})
     pair.protected()
     if pair.kinds:
         pair.wait_writes(pair.primary, 100)
@@ -89,8 +89,7 @@ def hang_with_all_in_flight(pair):
 
 def wait_lock(pair):
     """The hung primary has the lock of the image, so the backup waits."""
-    wait_until('word of the lock', lambda: pair.backup._pull(0.1) and any(
-        'lock' in reason for _, reason in pair.backup.states))
+    pair.backup.wait_word('lock')
     assert not pair.backup.running()
 
 

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from disks import DiskPair
-from harness import wait_until
+from harness import PATIENCE, free_port, wait_until
+from test_garbage import Eavesdropper
 
 FAILOVERS = 3
 
@@ -149,7 +150,7 @@ def test_lost_again_at_once(make_pair):
     """The new backup dies during the first copy: it is no protection that
     was lost, and the next address is tried."""
     pair = make_pair(pages=8192, memory='96M', mode='count,fill')
-    homes = [f'unix:{pair.directory}/home{n}.ft' for n in range(2)]
+    homes = [f'tcp:127.0.0.1:{free_port()}', f'unix:{pair.directory}/good']
     pair.start()
     pair.protect()
     pair.backup.kill()
@@ -157,10 +158,16 @@ def test_lost_again_at_once(make_pair):
     pair.primary.states.clear()
     bad = pair.launch('bad', incoming=homes[0])
     pair.backup = pair.launch('good', incoming=homes[1])
-    pair.primary.qmp('ft-set-parameters', **{'ft-reprotect': homes})
-    bad.wait_state('sync')
-    bad.kill()
-    pair.primary.wait_state('inactive')
+    ear = Eavesdropper(homes[0], limit=1 << 20)
+    try:
+        pair.primary.qmp('ft-set-parameters', **{
+            'ft-reprotect': [ear.uri, homes[1]]})
+        bad.wait_state('sync')
+        assert ear.stuck.wait(20 * PATIENCE)
+        bad.kill()
+        pair.primary.wait_state('inactive')
+    finally:
+        ear.close()
     pair.primary.wait_state('protected')
     pair.backup.wait_state('standby')
     assert pair.claims() == [1]

@@ -5,7 +5,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 import signal
 
-from harness import TIMEOUT_MS
+from harness import PATIENCE, TIMEOUT_MS
+from test_garbage import Eavesdropper
 
 # Enough to copy that the first copy is still under way when we look.
 BIG = {'pages': 8192, 'memory': '96M', 'mode': 'count,fill'}
@@ -24,11 +25,16 @@ def test_primary_killed(make_pair):
 
 def test_backup_killed(make_pair):
     """Would catch a primary that stops, or holds its output for ever."""
-    pair = make_pair(**BIG).start()
-    since = pair.protect(wait=False)
-    pair.backup.wait_state('sync')
-    pair.backup.kill()
-    pair.primary.wait_state('inactive', since=since + 1)
+    pair = make_pair(transport='tcp', **BIG).start()
+    ear = Eavesdropper(pair.uri, limit=1 << 20)
+    try:
+        since = pair.protect(uri=ear.uri, wait=False)
+        pair.backup.wait_state('sync')
+        assert ear.stuck.wait(20 * PATIENCE)
+        pair.backup.kill()
+        pair.primary.wait_state('inactive', since=since + 1)
+    finally:
+        ear.close()
     pair.goes_on()
     pair.cable.check()
     pair.start_backup('backup2')
@@ -75,14 +81,20 @@ def test_guest_keeps_running(make_pair):
 def test_backup_hangs(make_pair):
     """Would catch a first copy that waits for ever for a backup that does
     not read any more: no epoch is in flight yet, so that no acknowledgement
-    is late. The memory is large enough to be on its way for a while."""
-    pair = make_pair(memory='2G', params={'ft-ack-timeout-ms': TIMEOUT_MS})
+    is late. Nothing of the memory's end gets there."""
+    pair = make_pair(transport='tcp',
+                     params={'ft-ack-timeout-ms': TIMEOUT_MS})
     pair.start()
-    since = pair.protect(wait=False)
-    pair.primary.wait_state('sync', since=since)
-    pair.backup.kill(signal.SIGSTOP)
-    assert pair.primary.query()['state'] == 'sync'
-    pair.primary.wait_state('inactive', since=since, timeout=10)
-    pair.goes_on()
+    ear = Eavesdropper(pair.uri, limit=64 << 10)
+    try:
+        since = pair.protect(uri=ear.uri, wait=False)
+        pair.primary.wait_state('sync', since=since)
+        assert ear.stuck.wait(20 * PATIENCE)
+        pair.backup.kill(signal.SIGSTOP)
+        pair.primary.wait_state('inactive', since=since, timeout=10)
+        assert 'protected' not in dict(pair.primary.states[since:])
+        pair.goes_on()
+    finally:
+        ear.close()
     pair.backup.kill(signal.SIGKILL)
     pair.cable.check()

@@ -81,7 +81,7 @@ def test_failover_of_hung_primary(make_pair):
     anybody had noticed, and wakes up: it must find that out before anything
     of its own leaves."""
     pair = make_pair(params={
-        'ft-ack-timeout-ms': int(harness.TIMEOUT_MS * 0.6)}).protected()
+        'ft-timeout-ms': 5000, 'ft-ack-timeout-ms': 3000}).protected()
     pair.primary.hang()
     pair.backup.qmp('cuju-failover')
     pair.taken_over(frames=100, reason='operator')

@@ -114,9 +114,7 @@ def test_fails_at_first(make_pair, script):
     (script.parent / 'fail').write_text('2')
     pair = with_script(make_pair, script)
     pair.primary.kill()
-    wait_until('word of the script', lambda: pair.backup._pull(0.1) and any(
-        state == 'takeover' and 'ft-takeover-script' in reason and
-        'status 7' in reason for state, reason in pair.backup.states))
+    pair.backup.wait_word('ft-takeover-script', 'status 7')
     assert not pair.backup.running()
     assert 'taking over' in pair.backup.query()['protection']
     takeover = pair.taken_over()['takeover']
@@ -133,8 +131,7 @@ def test_vanished(make_pair, script):
     away = script.with_suffix('.away')
     script.rename(away)
     pair.primary.kill()
-    wait_until('word of the script', lambda: pair.backup._pull(0.1) and any(
-        'cannot be started' in reason for _, reason in pair.backup.states))
+    pair.backup.wait_word('cannot be started')
     away.rename(script)
     pair.taken_over()
     pair.cable.check(takeovers=1)

@@ -11,7 +11,8 @@ import socket
 import pytest
 
 from disks import DiskPair
-from harness import ExecInterruptedError, Pair
+from harness import PATIENCE, ExecInterruptedError, Pair
+from test_garbage import Eavesdropper
 
 YANK = {'instances': [{'type': 'migration'}]}
 # Nothing but the command ends anything.
@@ -90,16 +91,22 @@ def test_connecting(make_pair):
 @pytest.mark.parametrize('kind', [Pair, DiskPair])
 def test_first_copy(make_pair, kind):
     """The backup does not take what it is sent: memory, or an image."""
-    pair = make_pair(kind, params=LONG, memory='2G', **(
+    pair = make_pair(kind, params=LONG, transport='tcp', **(
         {'storage': 'replicated'} if kind is DiskPair else {}))
     pair.start()
-    since = pair.protect(wait=False)
-    pair.primary.wait_state('sync', since=since)
-    pair.backup.wait_state('sync')
-    pair.backup.hang()
-    pair.primary.qmp('yank', **YANK)
-    pair.primary.wait_state('inactive', since=since, timeout=5)
-    pair.goes_on()
+    # So that it lasts, however fast the two are.
+    ear = Eavesdropper(pair.uri, limit=64 << 10)
+    try:
+        since = pair.protect(uri=ear.uri, wait=False)
+        pair.primary.wait_state('sync', since=since)
+        pair.backup.wait_state('sync')
+        assert ear.stuck.wait(20 * PATIENCE)
+        pair.backup.hang()
+        pair.primary.qmp('yank', **YANK)
+        pair.primary.wait_state('inactive', since=since, timeout=5)
+        pair.goes_on()
+    finally:
+        ear.close()
     pair.backup.wake()
     assert pair.backup.wait_exit() > 0
     assert not pair.cable.frames(pair.backup)
