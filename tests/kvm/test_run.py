@@ -42,6 +42,15 @@ def gone(pid):
         return True
 
 
+def is_outer(pid):
+    """Is this process the outer guest? Others make its images."""
+    try:
+        with open(f'/proc/{pid}/cmdline', 'rb') as file:
+            return b'\0-name\0outer\0' in file.read()
+    except OSError:
+        return False
+
+
 def rig(*words, seconds=BOUND):
     """One run: status, output, and what the rig itself said."""
     done = subprocess.run([RUN, '--turn', str(TURN), '--seconds',
@@ -80,24 +89,38 @@ def another_run():
 
 def test_bound():
     """Too long: 124, and the emulator is gone. Its time begins when it has
-    its turn."""
+    its turn: not before it is let go here. Whether the job has begun by
+    then is a question of this machine's speed."""
     limit, waits = 12 * PATIENCE, 4
-    with another_run():
-        process = subprocess.Popen(
-            [RUN, '--turn', str(TURN), '--seconds', str(limit), '--', 'sh',
-             '-c', 'echo begun; sleep 1000'], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(waits)       # the time itself is what is tried
-    begin = time.monotonic()
+    emulators = []
+    process = None
     try:
-        assert process.stdout.readline() == 'begun\n'
-        emulators = children(process.pid)
-        out, err = process.communicate(timeout=limit + 30)
+        with another_run():
+            process = subprocess.Popen(
+                [RUN, '--turn', str(TURN), '--seconds', str(limit), '--',
+                 'sh', '-c', 'echo begun; sleep 1000'], text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            # The images are made before that.
+            while 'waits for another run' not in process.stderr.readline():
+                assert process.poll() is None
+            time.sleep(waits)   # the time itself is what is tried
+            begin = time.monotonic()
+        while not emulators:    # others may be before it
+            assert process.poll() is None
+            assert time.monotonic() < begin + TURN
+            emulators = [pid for pid in children(process.pid)
+                         if is_outer(pid)]
+            time.sleep(0.05)
+        # Far less than the job would take
+        out, err = process.communicate(timeout=limit + 60 * PATIENCE)
+        took = time.monotonic() - begin
     finally:
-        process.kill()
-    assert (process.returncode, out) == (124, '') and '--seconds' in err
-    assert limit - 1 < time.monotonic() - begin < limit + 5 * PATIENCE
-    assert emulators and all(gone(pid) for pid in emulators)
+        if process:
+            process.kill()
+    assert process.returncode == 124 and '--seconds' in err
+    assert out in ('', 'begun\n'), err
+    assert took >= limit
+    assert all(gone(pid) for pid in emulators)
 
 
 def test_turn():

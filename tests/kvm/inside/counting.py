@@ -10,7 +10,9 @@ one JSON object a line. Each counter is one that counts by itself all the
 time: histograms of tracefs over trace points, and KVM's own figures in
 debugfs. Nothing is switched on or off between two readings, and what QEMU
 says of its epochs is read before and after them, so how many epochs a count
-is of is known to the few that end while the counters are read.
+is of is known to the few that end while the counters are read. What others
+are compared with, exits and faults, is read before and after those, too: a
+reading takes a second where the machine is busy.
 
 How long calls take is another measurement after that, for a second: both
 ends of each call are recorded, which makes the pause longer. So these times
@@ -168,18 +170,26 @@ class Process:
 class Reading:
     """All counters of a primary at one moment, nearly."""
 
+    TWICE = 'exit', 'fault'
+
     def __init__(self, machine, histograms):
         process = Process(machine.process.pid)
         self.time = time.monotonic()
         self.status = machine.query()
+        first = {name: histograms.read(name) for name in self.TWICE}
         self.calls = histograms.read('ioctl')
         self.figures = process.figures()
         self.hist = {name: histograms.read(name) for name in histograms.on
-                     if name != 'ioctl'}
+                     if name != 'ioctl' and name not in self.TWICE}
+        last = {name: histograms.read(name) for name in self.TWICE}
+        self.hist.update(last)
+        self.twice = first, last
         self.threads = process.threads()
         # The main loop answers, so no epoch is cut in half.
+        self.after = machine.query()
         self.epochs = (self.status.get('epoch', 0),
-                       machine.query().get('epoch', 0))
+                       self.after.get('epoch', 0))
+        self.end = time.monotonic()
 
     def pause(self):
         """Sums of microseconds."""
@@ -220,11 +230,22 @@ def user_name(reason, error):
                                                              str(reason))
 
 
-def window(machine, histograms, seconds):
-    """Count for so long; all as sums, see `epochs` (a count is of so many at
-    least, and at most) and `seconds`."""
+def pages(status):
+    """That have been sent."""
+    return status.get('pages-zero', 0) + status.get('pages-raw', 0)
+
+
+def window(machine, histograms, seconds, epochs=0):
+    """Count for so long, and for so many epochs; all as sums, see `epochs`
+    (a count is of so many at least, and at most) and `seconds`. What ends in
+    `_both` is a pair: of less than the time between the two readings of
+    other counters, and of more."""
     a = Reading(machine, histograms)
-    time.sleep(seconds)
+    # What is counted while it is read must be the smaller part.
+    time.sleep(max(seconds, 4 * (a.end - a.time)))
+    if epochs:
+        harness.wait_until('epochs', lambda: machine.query()['epoch'] >
+                           a.epochs[1] + epochs, interval=0.2)
     b = Reading(machine, histograms)
     threads = a.threads | b.threads
     process = Process(machine.process.pid)
@@ -234,23 +255,34 @@ def window(machine, histograms, seconds):
     def grown(name):
         return b.status.get(name, 0) - a.status.get(name, 0)
 
+    def both(name, names):
+        return [summed(less(b.twice[i][name], a.twice[1 - i][name],
+                            threads), names) for i in (0, 1)]
+
+    def exit_name(reason):
+        return EXITS.get(reason, hex(reason))
+
     main = {key: n for key, n in hist.get('spte', {}).items()
             if key[0] == machine.process.pid}
     return {
-        'seconds': b.time - a.time, 'epochs': grown('epoch'),
+        'seconds': b.time - a.time, 'longest': b.end - a.time,
+        'epochs': grown('epoch'),
         'least': b.epochs[0] - a.epochs[1],
         'most': b.epochs[1] - a.epochs[0],
         'calls': summed(less(b.calls, a.calls, threads), process.name),
-        'exits': summed(hist.get('exit', {}),
-                        lambda n: EXITS.get(n, hex(n))),
+        'exits': summed(hist.get('exit', {}), exit_name),
+        'exits_both': both('exit', exit_name),
         'user': summed(hist.get('user', {}), user_name),
         'faults': summed(hist.get('fault', {}), fault_name),
+        'faults_both': both('fault', fault_name),
         'pushed': sum(hist.get('push', {}).values()),
         'fast': sum(hist.get('fast', {}).values()),
         # Changed by the main thread: made read-only again.
         'protected': sum(main.values()),
         'spte': sum(hist.get('spte', {}).values()),
-        'pages': grown('pages-zero') + grown('pages-raw'),
+        'pages': pages(b.status) - pages(a.status),
+        'pages_both': (pages(b.status) - pages(a.after),
+                       pages(b.after) - pages(a.status)),
         'figures': less(b.figures, a.figures),
         'pause': {name: us - a.pause().get(name, 0)
                   for name, us in b.pause().items()},
@@ -437,7 +469,7 @@ def measure(name, seconds=4.0):
             # A steady state: the first copy's pages are protected again.
             harness.wait_until('epochs', lambda:
                                pair.primary.query()['epoch'] > 20)
-            out = window(pair.primary, histograms, seconds)
+            out = window(pair.primary, histograms, seconds, 20)
             times = timed(pair.primary, seconds / 2)
             pair.primary._pull(0.001)
             if pair.primary.states[-1][0] != 'protected':

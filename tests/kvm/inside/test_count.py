@@ -28,6 +28,10 @@ def count_calls(request):
     return counting.measure(request.param, 2.0)
 
 
+# Of the bare guest
+CPUS = 1
+
+
 def of(window, *names):
     return sum(window['calls'].get(name, 0) for name in names)
 
@@ -35,13 +39,15 @@ def of(window, *names):
 def test_counters_count(counts):
     """Otherwise all the rest says nothing."""
     plain, now = counts['plain'], counts['protected']
-    assert now['epochs'] > 20
+    assert now['least'] >= 20
     for window in plain, now:
-        assert of(window, 'vcpu RUN') > 20
-        assert sum(window['exits'].values()) >= of(window, 'vcpu RUN') / 2
-        # The same thing, counted by KVM itself.
-        assert sum(window['exits'].values()) == pytest.approx(
-            window['figures']['exits'], rel=0.2)
+        low, high = (sum(exits.values()) for exits in window['exits_both'])
+        assert of(window, 'vcpu RUN') > 0
+        assert high >= of(window, 'vcpu RUN') / 2
+        # The same thing, counted by KVM itself a moment before: each vCPU
+        # may be on its way from the one to the other.
+        assert 0 < low <= window['figures']['exits'] + CPUS
+        assert window['figures']['exits'] - CPUS <= high
     # Nobody asks for anything while nothing is protected.
     assert not of(plain, 'vcpu GET_REGS', 'vm GET_IRQCHIP')
 
@@ -71,23 +77,27 @@ def test_dirty_log(counts):
     resets = of(now, 'vm RESET_DIRTY_RINGS')
     if counts['name'].startswith('ring'):
         assert not logs
-        # None for an epoch in which no vCPU came to write anything.
+        # None for an epoch in which no vCPU came to write anything, but
+        # that cannot be most of them.
         # QEMU's own thread resets them, too: once a second, and full ones.
-        own = now['seconds'] + 1 + now['user'].get('dirty ring full', 0)
-        assert now['least'] / 2 <= resets <= now['most'] + own
+        own = now['longest'] + 1 + now['user'].get('dirty ring full', 0)
+        assert own + now['least'] / 8 <= resets <= now['most'] + own
         assert now['pushed'] > now['epochs']
     else:
         assert not resets
-        assert of(now, 'vm CLEAR_DIRTY_LOG') >= now['least'] / 2
+        assert of(now, 'vm CLEAR_DIRTY_LOG') >= now['least'] / 8
         assert not now['pushed']
 
 
 def test_pages_fault_once_an_epoch(counts):
     """What the guest writes faults once, and is what is sent, but for pages
-    that QEMU itself writes, and what is on its way: they are read one after
-    the other, and a machine that is busy does a lot between."""
+    that QEMU itself writes, and what is on its way. How many an epoch is a
+    question of this machine's speed."""
     now = counts['protected']
     faults = now['faults'].get('write, present', 0)
-    assert faults > 10 * now['epochs']
-    assert 0.6 * now['pages'] < faults < 1.2 * now['pages']
-    assert now['protected'] == pytest.approx(faults, rel=0.15)
+    low, high = (kinds.get('write, present', 0)
+                 for kinds in now['faults_both'])
+    fewest, most = now['pages_both']
+    assert faults > now['epochs']
+    assert 0.6 * fewest < faults < 1.2 * most
+    assert 0.85 * low <= now['protected'] <= 1.15 * high
