@@ -56,6 +56,13 @@ bool ft_incoming(const char *uri, Error **errp);
 bool ft_blocks(const char *what, Error **errp);
 
 /*
+ * ft_blocks_eject: must @dev stay although the guest ejects it?  As
+ * ft_blocks(), and warns, as there is nobody else to be told.  @dev may be
+ * NULL: an empty slot.
+ */
+bool ft_blocks_eject(DeviceState *dev);
+
+/*
  * ft_pausing: is the guest stopped, or started, only for the end of an epoch?
  */
 bool ft_pausing(void);
@@ -78,6 +85,18 @@ void ft_dirty_full(void);
  * RAM mapped, so that no unmapping says so.
  */
 void ft_dirty_mapped(void *host, size_t len);
+
+/*
+ * ft_releasing_to: is what is being sent to @nc output whose time has come, and
+ * @nc no NIC?  Then it leaves although the VM does not run.
+ */
+bool ft_releasing_to(const NetClientState *nc);
+
+/*
+ * ft_hold_stays: is there such output in @nc's queue, and may the backup have
+ * given this side up, so that the queue is not to be emptied for the moment?
+ */
+bool ft_hold_stays(const NetClientState *nc);
 
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
@@ -127,6 +146,16 @@ static inline void ft_drain_devices(void)
 {
 }
 
+static inline bool ft_releasing_to(const NetClientState *nc)
+{
+    return false;
+}
+
+static inline bool ft_hold_stays(const NetClientState *nc)
+{
+    return false;
+}
+
 static inline void ft_dirty_full(void)
 {
 }
@@ -136,6 +165,11 @@ static inline void ft_dirty_mapped(void *host, size_t len)
 }
 
 static inline bool ft_blocks(const char *what, Error **errp)
+{
+    return false;
+}
+
+static inline bool ft_blocks_eject(DeviceState *dev)
 {
     return false;
 }

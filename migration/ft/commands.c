@@ -9,11 +9,13 @@
  */
 
 #include "qemu/osdep.h"
+#include "hw/qdev-core.h"
 #include "migration/ft.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-ft.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/util.h"
+#include "qemu/error-report.h"
 #include "qemu/sockets.h"
 #include "system/runstate.h"
 #include "../migration.h"
@@ -233,4 +235,24 @@ bool ft_blocks(const char *what, Error **errp)
         return true;
     }
     return false;
+}
+
+bool ft_blocks_eject(DeviceState *dev)
+{
+    static int64_t told;
+    int64_t now = g_get_monotonic_time();
+
+    if (!dev || !ft_blocks("", NULL)) {
+        return false;
+    }
+    if (!told || now - told >= G_USEC_PER_SEC) {
+        /* A guest may try without end. */
+        told = now;
+        warn_report("device '%s' (%s) stays although the guest ejects it, as "
+                    "this machine is protected; end protection with "
+                    "cuju-migrate-cancel, then let the guest eject it again",
+                    dev->id ? dev->id : dev->canonical_path,
+                    object_get_typename(OBJECT(dev)));
+    }
+    return true;
 }

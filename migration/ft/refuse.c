@@ -14,6 +14,7 @@
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "../migration.h"
+#include "../options.h"
 #include "session.h"
 
 typedef struct FtRefused {
@@ -84,6 +85,14 @@ static const FtRefused refused[] = {
     { "usb-redir", "what it sends cannot be held", "remove it" },
     { "usb-mtp", "its files are changed outside of the machine",
       "remove it" },
+    { "kvaser_pci", "what it sends cannot be held", "remove it" },
+    { "ctucan_pci", "what it sends cannot be held", "remove it" },
+    { "pcm3680_pci", "what it sends cannot be held", "remove it" },
+    { "mioe3680_pci", "what it sends cannot be held", "remove it" },
+    { "ipmi-bmc-extern", "what it sends cannot be held",
+      "use ipmi-bmc-sim" },
+    { "uefi-vars-*", "its variables are a file that is written at once",
+      "use a flash (-drive if=pflash)" },
 };
 
 static bool matches(const FtRefused *r, Object *obj)
@@ -114,6 +123,15 @@ static int check_object(Object *obj, void *opaque)
             return 1;
         }
     }
+    /* The guest may eject it at any moment, and cannot be told to wait. */
+    if (dev->realized && dev->pending_deleted_event) {
+        error_setg(errp, "device '%s' (%s) cannot be protected: device_del "
+                   "waits for the guest to eject it; let the guest do so, or "
+                   "reset it (system_reset)",
+                   dev->id ? dev->id : dev->canonical_path,
+                   object_get_typename(obj));
+        return 1;
+    }
     return 0;
 }
 
@@ -133,6 +151,12 @@ bool ft_refuse_check(Error **errp)
     if (migration_is_running()) {
         error_setg(errp, "a migration is under way; wait for its end or use "
                    "migrate_cancel");
+        return false;
+    }
+    /* In others, many blockers do not count. */
+    if (migrate_mode() != MIG_MODE_NORMAL) {
+        error_setg(errp, "the migration parameter 'mode' is '%s'; set it to "
+                   "'normal'", MigMode_str(migrate_mode()));
         return false;
     }
     if (icount_enabled()) {

@@ -64,6 +64,32 @@ def test_device(make_pair, device):
     _refused_here(pair, 'dev7', device, 'cannot be protected')
 
 
+CAN = ['-object', 'can-bus,id=can7', '-device']
+
+
+@pytest.mark.parametrize('device, options', (
+    ('kvaser_pci', CAN + ['kvaser_pci,canbus=can7,id=dev7']),
+    *((name, CAN + [f'{name},canbus0=can7,canbus1=can7,id=dev7'])
+      for name in ('ctucan_pci', 'pcm3680_pci', 'mioe3680_pci')),
+    ('ipmi-bmc-extern', ['-chardev', 'null,id=chr7', '-device',
+                         'ipmi-bmc-extern,chardev=chr7,id=dev7']),
+    ('uefi-vars-x64', ['-device', 'uefi-vars-x64,id=dev7'])))
+def test_device_that_acts(make_pair, device, options):
+    """Would catch one whose output, or whose file, is ahead of the epochs."""
+    pair = make_pair(machine='q35')
+    pair.extra = options
+    pair.start_primary()
+    _refused_here(pair, 'dev7', device, 'cannot be protected')
+
+
+def test_mode(make_pair):
+    """Would catch a mode of migration in which blockers do not count."""
+    pair = make_pair()
+    pair.start_primary()
+    pair.primary.qmp('migrate-set-parameters', mode='cpr-reboot')
+    _refused_here(pair, 'cpr-reboot', "'normal'")
+
+
 def test_readonly_drive(make_pair):
     """Would catch a refusal of more than must be refused."""
     pair = make_pair()
@@ -146,10 +172,16 @@ def test_bad_parameters(make_pair):
 
 @pytest.mark.parametrize('command, arguments', (
     ('device_add', {'driver': 'virtio-rng-pci', 'id': 'new'}),
+    ('netdev_add', {'type': 'user', 'id': 'new'}),
     ('netdev_del', {'id': 'n0'}),
+    ('object-add', {'qom-type': 'filter-dump', 'id': 'new', 'netdev': 'n0',
+                    'file': '/dev/null'}),
+    ('dump-guest-memory', {'paging': False, 'protocol': 'file:/dev/null'}),
     ('device_del', {'id': 'nic'})))
-def test_hotplug(make_pair, command, arguments):
-    """Would catch a machine that no longer is what the backup has."""
+def test_changes(make_pair, command, arguments):
+    """Would catch a machine that no longer is what the backup has, output
+    that is seen before it is committed, and a guest that is stopped by
+    something that the backup knows nothing of."""
     pair = make_pair(nic='virtio-net-pci,id=nic').protected(hashed=False)
     assert 'cuju-migrate-cancel' in pair.primary.refused(command, **arguments)
     pair.cable.wait_more(10, pair.primary)
@@ -168,6 +200,24 @@ def test_savevm(make_pair):
     pair.cable.check()
 
 
+def test_resize(make_pair):
+    """Would catch an image that the backup does not take, as it has another
+    size: by the name of any node of it."""
+    pair = make_pair(DiskPair, storage='replicated').protected()
+    nodes = [node['node-name'] for node in
+             pair.primary.qmp('query-named-block-nodes')]
+    assert len(nodes) >= 3              # the filter, raw, the file
+    for node in nodes:
+        assert 'cuju-migrate-cancel' in pair.primary.refused(
+            'block_resize', **{'node-name': node, 'size': 16 << 20})
+    # Nothing is written, and that is no error.
+    pair.primary.hmp('qemu-io drive0 "write 4194304 0"')
+    assert 'wrote 0/0 bytes' in pair.primary.text('log')
+    pair.primary.kill()
+    pair.taken_over()
+    pair.disk_check()
+
+
 def test_loadvm(make_pair):
     """Would catch a disk that is rolled back under the journal: the primary
     died of it, and the backup went on with the wrong disk."""
@@ -180,6 +230,7 @@ def test_loadvm(make_pair):
     text = pair.primary.hmp('loadvm one')
     assert 'cuju-migrate-cancel' in text, text
     assert 'a backup' in pair.backup.hmp('loadvm one')
+    assert 'cuju-migrate-cancel' in pair.primary.hmp('delvm one')
     node = next(device['inserted']['node-name']
                 for device in pair.primary.qmp('query-block')
                 if device.get('inserted'))
