@@ -407,7 +407,7 @@ ft_journal_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     FtDrive *d = bs->opaque;
     int ret = 1;
 
-    if (!ft_drive_passes(d)) {
+    if (bytes && !ft_drive_passes(d)) {
         uint8_t *data = g_try_malloc(bytes);
 
         if (!data) {
@@ -431,7 +431,7 @@ ft_journal_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     FtDrive *d = bs->opaque;
     int ret = 1;
 
-    if (!ft_drive_passes(d)) {
+    if (bytes && !ft_drive_passes(d)) {
         ret = drive_record(d, ft_record_new(
             FT_REC_ZERO, flags & BDRV_REQ_MAY_UNMAP ? FT_REC_UNMAP : 0, 0,
             offset, bytes, NULL), flags & BDRV_REQ_FUA);
@@ -449,7 +449,7 @@ ft_journal_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     FtDrive *d = bs->opaque;
     int ret = 1;
 
-    if (!ft_drive_passes(d)) {
+    if (bytes && !ft_drive_passes(d)) {
         ret = drive_record(d, ft_record_new(FT_REC_DISCARD, 0, 0, offset,
                                             bytes, NULL), false);
     }
@@ -492,6 +492,20 @@ ft_journal_co_block_status(BlockDriverState *bs, bool want_zero,
 {
     *pnum = bytes;
     return BDRV_BLOCK_DATA;
+}
+
+/*
+ * Nothing is split above this: a request with FUA that is parked, and
+ * submitted again, must come in the same pieces, of which one alone would be
+ * recognised at a time.  What is below splits by itself.
+ */
+static void ft_journal_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    bs->bl.max_transfer = 0;
+    bs->bl.max_pdiscard = 0;
+    bs->bl.max_pwrite_zeroes = 0;
+    bs->bl.pdiscard_alignment = 0;
+    bs->bl.pwrite_zeroes_alignment = 0;
 }
 
 static void GRAPH_RDLOCK
@@ -627,6 +641,7 @@ BlockDriver bdrv_ft_journal = {
     .bdrv_open              = ft_journal_open,
     .bdrv_close             = ft_journal_close,
     .bdrv_child_perm        = ft_journal_child_perm,
+    .bdrv_refresh_limits    = ft_journal_refresh_limits,
 
     .bdrv_co_preadv         = ft_journal_co_preadv,
     .bdrv_co_pwritev        = ft_journal_co_pwritev,

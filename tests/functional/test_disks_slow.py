@@ -176,6 +176,21 @@ def test_flush_disk(make_pair, kind, storage):
     takeover(pair)
 
 
+def test_write_through_in_pieces(make_pair):
+    """The same on a disk that takes at most 4096 bytes at a time: would catch
+    a request whose pieces are recognised, and forgotten, one by one."""
+    def small(host, n, path):
+        return ['-drive', f'if=none,id=drive{n},format=raw,cache=none,'
+                'discard=unmap,file.driver=blkdebug,file.image.driver=file,'
+                f'file.image.filename={path},file.max-transfer=4096']
+
+    pair = make_pair(DiskPair, flush='disk', storage='replicated',
+                     drives=small, load='disk-wce=0 disk-gap=5000')
+    pair.protected()
+    pair.wait_writes(pair.primary, 40)
+    takeover(pair)
+
+
 def test_write_through(make_pair):
     """flush=disk, no write cache: each write waits, zeroes too."""
     pair = make_pair(DiskPair, flush='disk', load='disk-wce=0 disk-gap=5000')
