@@ -51,6 +51,19 @@ void ft_changed_start(BlockDriverState *bs)
     bdrv_disable_dirty_bitmap(p.older);
 }
 
+void ft_changed_forget(BlockDriverState *bs)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(names); i++) {
+        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, names[i]);
+
+        if (bitmap) {
+            bdrv_release_dirty_bitmap(bitmap);
+        }
+    }
+}
+
 void ft_changed_turn(BlockDriverState *bs)
 {
     Pair p;

@@ -14,6 +14,11 @@
  *
  * The caller knows at which epoch the turn was.
  *
+ * They begin when the images are equal, not before. A copy of all makes that
+ * out of any image, so until it has ended nothing is known. A copy of what
+ * has changed only makes the difference smaller: when it breaks, the bitmaps,
+ * which went on collecting, are as true as before it.
+ *
  * So what is dirty in either is all that can differ, and not much more. They
  * go on collecting when the session has ended, in the life of the process.
  *
@@ -28,6 +33,9 @@
 
 /* Both images are equal now: begin. */
 void ft_changed_start(BlockDriverState *bs);
+
+/* It is not known any more. */
+void ft_changed_forget(BlockDriverState *bs);
 
 /* The other side's image has all that was written until the last turn. */
 void ft_changed_turn(BlockDriverState *bs);

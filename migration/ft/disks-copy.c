@@ -9,6 +9,7 @@
  *    from now on the images stand still
  *    copies finish, connections close
  *    the images are flushed
+ *    only now: remember what changes
  *    samples of those that were not
  *    copied whole are taken
  *  SAMPLES, epoch 1                  ---->  export ends, samples are compared
@@ -28,6 +29,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "disks-private.h"
+#include "trace.h"
 
 #define SAMPLES         64
 #define TURN_MS         1000
@@ -62,11 +64,32 @@ bool ft_disks_is_copied(const FtDisks *ds, unsigned index)
     return is_copied(&ds->disk[index]);
 }
 
+/*
+ * All copies have ended without an error, and nothing has been applied since
+ * the pause of epoch 1: the images are equal. A flush that failed leaves
+ * nobody knows what; the session will not live to see that.
+ */
+static void all_done(FtDisks *ds)
+{
+    bool flushed = true;
+    unsigned i;
+
+    for (i = 0; i < ds->count; i++) {
+        flushed &= ds->disk[i].flush_ret >= 0;
+    }
+    if (flushed) {
+        ft_disks_changed_start(ds);
+        ds->equal = true;
+    }
+    ds->copied = true;
+    qemu_bh_schedule(ds->bh);
+}
+
 static void one_done(FtDisks *ds)
 {
-    if (--ds->copies == 0) {
-        ds->copied = true;
-        qemu_bh_schedule(ds->bh);
+    /* 0: the session has ended, and the images do not stand still */
+    if (ds->copies && --ds->copies == 0) {
+        all_done(ds);
     }
 }
 
@@ -75,6 +98,7 @@ static void copy_ready(void *opaque)
     FtDisk *disk = opaque;
 
     disk->copy_ready = true;
+    trace_ft_copy_ready(disk->name);
     qemu_bh_schedule(disk->ds->bh);
 }
 
@@ -124,6 +148,10 @@ bool ft_disks_copy_start(FtDisks *ds, unsigned index, QIOChannelSocket *sioc,
     }
     copy = ft_copy_start(ft_drive_node(disk->drive), disk->name, sioc, name,
                          disk->params.copy, changed, &copy_ops, disk, errp);
+    if (copy && disk->params.copy == FT_COPY_MODE_FULL) {
+        /* It may be any image, and is neither old nor new until the end. */
+        ft_changed_forget(ft_drive_node(disk->drive));
+    }
     WITH_QEMU_LOCK_GUARD(&ds->lock) {
         disk->copy = copy;
     }
@@ -220,7 +248,6 @@ bool ft_disks_finish_copies(FtDisks *ds)
 {
     unsigned i;
 
-    ft_disks_changed_start(ds);
     /* first count, then begin, as each may be done at once */
     for (i = 0; i < ds->count; i++) {
         ds->copies += 1 + !!ds->disk[i].copy;

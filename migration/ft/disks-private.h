@@ -59,17 +59,19 @@ struct FtDisks {
     FtOutputProvider *provider;
     uint64_t backup_settled;    /* UINT64_MAX: it has no images of its own */
     uint64_t told_on_disk;      /* the backup has been told of */
-    unsigned copies;            /* that are not finished */
+    unsigned copies;            /* that are waited for */
     bool copied;                /* all are, which is still to be told */
 
-    /* both: what the other side's images lack, see changed.h */
+    /* both */
+    bool equal;                 /* replicated images are (primary: all copies
+                                 * have ended); the backup's are applied to */
+    /* what the other side's images lack, see changed.h */
     uint64_t turn;              /* epoch of the last one */
     int64_t turned_at;          /* ms */
     uint64_t applying;          /* the last epoch handed to the journals */
 
     /* backup */
     bool started;
-    bool equal;                 /* replicated images are; apply */
     bool finishing;             /* the session has ended in order */
     QemuMutex lock;             /* all below */
     uint64_t committed;

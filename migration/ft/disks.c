@@ -270,6 +270,28 @@ FtDisks *ft_disks_alloc(FtRole role, unsigned count)
     return ds;
 }
 
+/*
+ * Primary, all copies were done: images that were not copied whole are equal
+ * only if the backup has found the samples so. It applies nothing before it
+ * has looked at them; did it not get as far, what is remembered is worthless.
+ */
+static void forget_unproven(FtDisks *ds)
+{
+    unsigned i;
+
+    if (ds->role != FT_ROLE_PRIMARY || !ds->equal || ds->backup_settled) {
+        return;
+    }
+    for (i = 0; i < ds->count; i++) {
+        FtDisk *disk = &ds->disk[i];
+
+        if (disk->params.storage == FT_STORAGE_REPLICATED &&
+            disk->params.copy != FT_COPY_MODE_FULL) {
+            ft_changed_forget(ft_drive_node(disk->drive));
+        }
+    }
+}
+
 void ft_disks_free(FtDisks *ds)
 {
     unsigned i;
@@ -278,6 +300,7 @@ void ft_disks_free(FtDisks *ds)
         return;
     }
     ds->ops = NULL;
+    forget_unproven(ds);
     if (ds->provider) {
         ft_output_remove(ds->output, ds->provider);
     }
@@ -564,6 +587,8 @@ void ft_disks_drain(FtDisks *ds)
 {
     unsigned i;
 
+    /* A copy that ends from now on does not make the images equal. */
+    ds->copies = 0;
     for (i = 0; i < ds->count; i++) {
         ft_drive_drain(ds->disk[i].drive);
     }
