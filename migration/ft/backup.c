@@ -465,6 +465,7 @@ FtBackup *ft_backup_new(FtSession *s, const SocketAddress *addr,
         ft_backup_free(b);
         return NULL;
     }
+    ft_deaf_attach();
     ft_session_state(FT_ROLE_BACKUP, FT_STATE_WAITING,
                      "waiting for a primary");
     return b;
@@ -483,6 +484,7 @@ void ft_backup_free(FtBackup *b)
     ft_backup_stop_threads(b);
     ft_takeover_free(&b->run);
     ft_listener_free(b->listener);
+    ft_deaf_detach();
     qemu_bh_delete(b->bh);
     timer_free(b->timer);
     ft_links_clear(&b->links);

@@ -318,6 +318,16 @@ bool ft_inject_is_armed(FtFaultPoint point);
  */
 bool ft_refuse_check(Error **errp);
 
+/* ------------------------------------------------------------- net/ft-deaf.c */
+
+/*
+ * ft_deaf_attach: from now on drop what comes in over the network, and what
+ * waits for the guest already.  ft_deaf_detach: what comes from now on is for
+ * the guest; nothing happens if none was attached.  BQL held.
+ */
+void ft_deaf_attach(void);
+void ft_deaf_detach(void);
+
 /* ------------------------------------------------------------- net/ft-hold.c */
 
 /* Put a holding filter on every NIC's peer.  BQL held.  All or none. */

@@ -263,6 +263,8 @@ void ft_takeover_begin(FtBackup *b)
     ft_backup_stop_threads(b);
     ft_listener_free(b->listener);
     b->listener = NULL;
+    /* The guest is here now, and what comes is for it. */
+    ft_deaf_detach();
 
     run->status = st;
     run->timer = timer_new_ns(QEMU_CLOCK_REALTIME, takeover_step, b);
