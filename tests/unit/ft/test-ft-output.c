@@ -410,6 +410,141 @@ static void test_hold_in_release(void)
     g_assert_cmpuint(w->fakes[1].queue->len, ==, 0);
 }
 
+static void expect_stats(World *w, uint64_t held, uint64_t waiting,
+                         uint64_t released, uint64_t dropped)
+{
+    FtOutputStats s;
+
+    ft_output_stats(w->out, &s);
+    g_assert_cmpuint(s.held_items, ==, held);
+    g_assert_cmpuint(s.waiting_items, ==, waiting);
+    g_assert_cmpuint(s.released_items, ==, released);
+    g_assert_cmpuint(s.dropped_items, ==, dropped);
+}
+
+/* The way out has no room: what waits counts, though it may leave. */
+static void test_wait(void)
+{
+    g_autoptr(World) w = world_new(2, 100, 1000000);
+    FtOutputStats s;
+
+    g_assert_true(ft_output_start(w->out, 1, &error_abort));
+    world_hold(w, 0, 10);       /* 0: epoch 1 */
+    world_hold(w, 1, 20);       /* 1 */
+    world_hold(w, 0, 30);       /* 2 */
+    ft_output_close(w->out);
+    world_hold(w, 0, 40);       /* 3: epoch 2 */
+    w->fakes[0].jammed = true;
+    g_assert_true(ft_output_commit(w->out, 1, &error_abort));
+    expect_left(w, "1");
+    expect_held(w, 3, 80);
+    expect_stats(w, 3, 2, 1, 0);
+    /* of no epoch any more, least of all of the open one */
+    g_assert_cmpuint(ft_output_open_items(w->out), ==, 1);
+    ft_output_close(w->out);
+    g_assert_true(ft_output_commit(w->out, 2, &error_abort));
+    expect_left(w, "");
+    expect_stats(w, 3, 3, 1, 0);
+
+    w->fakes[0].jammed = false;
+    world_left(w, 0, false);
+    expect_held(w, 2, 70);
+    expect_stats(w, 2, 2, 2, 0);
+    world_left(w, 0, true);
+    expect_stats(w, 1, 1, 2, 1);
+    world_left(w, 0, false);
+    expect_left(w, "0 3");
+    expect_held(w, 0, 0);
+    expect_stats(w, 0, 0, 3, 1);
+    ft_output_stats(w->out, &s);
+    g_assert_cmpuint(s.released_bytes, ==, 70);
+    g_assert_cmpuint(s.held_items_peak, ==, 4);
+    g_assert_cmpuint(s.held_bytes_peak, ==, 100);
+}
+
+static void test_blocked(void)
+{
+    for (int bytes = 0; bytes < 2; bytes++) {
+        g_autoptr(World) w = world_new(2, bytes ? 0 : 4, bytes ? 400 : 0);
+
+        g_assert_true(ft_output_start(w->out, 1, &error_abort));
+        for (int i = 0; i < 5; i++) {
+            world_hold(w, i & 1, 100);
+        }
+        /* full, but nothing waits: a commit will help */
+        g_assert_cmpuint(w->full, ==, 1);
+        g_assert_false(ft_output_blocked(w->out));
+        ft_output_close(w->out);
+        w->fakes[0].jammed = true;
+        g_assert_true(ft_output_commit(w->out, 1, &error_abort));
+        expect_held(w, 3, 300);
+        g_assert_false(ft_output_blocked(w->out));
+
+        /* the limit sees what waits */
+        world_hold(w, 1, 100);
+        g_assert_cmpuint(w->full, ==, 2);
+        g_assert_true(ft_output_blocked(w->out));
+        ft_output_close(w->out);
+        g_assert_true(ft_output_commit(w->out, 2, &error_abort));
+        g_assert_false(ft_output_blocked(w->out));
+        world_hold(w, 0, 100);
+        g_assert_cmpuint(w->full, ==, 3);
+        g_assert_true(ft_output_blocked(w->out));
+        world_left(w, 0, false);
+        g_assert_false(ft_output_blocked(w->out));
+
+        world_hold(w, 0, 100);
+        g_assert_true(ft_output_blocked(w->out));
+        ft_output_release_all(w->out);
+        g_assert_false(ft_output_blocked(w->out));
+    }
+}
+
+/* How things that wait end with the mode, or with their provider. */
+static void test_wait_ends(void)
+{
+    for (int how = 0; how < 4; how++) {
+        g_autoptr(World) w = world_new(2, 100, 1000000);
+
+        g_assert_true(ft_output_start(w->out, 1, &error_abort));
+        w->fakes[0].jammed = true;
+        world_hold(w, 0, 1);    /* 0 */
+        ft_output_close(w->out);
+        g_assert_true(ft_output_commit(w->out, 1, &error_abort));
+        world_hold(w, 0, 1);    /* 1 */
+        world_hold(w, 1, 1);    /* 2 */
+        expect_stats(w, 3, 1, 0, 0);
+        switch (how) {
+        case 0:
+            /* does not wait for it, but lets go of none */
+            ft_output_release_all(w->out);
+            expect_left(w, "2");
+            expect_stats(w, 2, 2, 1, 0);
+            g_assert_cmpint(ft_output_mode(w->out), ==, FT_OUTPUT_PASS);
+            world_left(w, 0, false);
+            expect_left(w, "0");
+            expect_stats(w, 1, 1, 2, 0);
+            /* the rest leaves without us */
+            ft_output_remove(w->out, w->fakes[0].p);
+            expect_stats(w, 0, 0, 3, 0);
+            break;
+        case 1:
+            ft_output_drop_all(w->out);
+            expect_stats(w, 0, 0, 0, 3);
+            break;
+        case 2:
+            ft_output_remove(w->out, w->fakes[0].p);
+            expect_stats(w, 1, 0, 0, 2);
+            break;
+        case 3:
+            ft_output_release_all(w->out);
+            ft_output_drop_all(w->out);
+            expect_stats(w, 0, 0, 1, 2);
+            break;
+        }
+    }
+}
+
 /* A backup that is slow to acknowledge, then does so for all at once. */
 static void test_many_epochs(void)
 {
@@ -447,6 +582,9 @@ int main(int argc, char **argv)
     g_test_add_func("/ft/output/close-in-full", test_close_in_full);
     g_test_add_func("/ft/output/no-callbacks", test_no_callbacks);
     g_test_add_func("/ft/output/hold-in-release", test_hold_in_release);
+    g_test_add_func("/ft/output/wait", test_wait);
+    g_test_add_func("/ft/output/blocked", test_blocked);
+    g_test_add_func("/ft/output/wait-ends", test_wait_ends);
     g_test_add_func("/ft/output/many-epochs", test_many_epochs);
 
     return g_test_run();
