@@ -9,21 +9,8 @@
  * connected to.  It is the first to see what the guest sends, so that no
  * other filter sees it too early.  What ft_output_hold() says must be held
  * is copied, so that nothing is in flight in the NIC when an epoch ends.
- *
- * A packet is held -> released -> gone; or, when the netdev has no room
- * (the tap's queue or the socket is full), held -> released -> waiting ->
- * gone.  It waits in the netdev's own queue, which QEMU empties as soon as
- * there is room, in order with all that comes later:
- * - With a sent_cb, for which that queue has no bound.  The bound is
- *   ours: what waits is in FtOutput's books until ft_hold_sent().
- * - The guest has long sent it.  So it leaves although the VM does not run
- *   (ft_releasing_to(); but not to a NIC: a stopped guest's memory does not
- *   change), and as its sender is not the NIC, it stays when the VM stops or
- *   the NIC is reset.
- * - It stays, too, while this side may have been given up (ft_hold_stays()).
- *   A side that is fenced throws it away.
- * - Protection may end before it has left: the guest's next packets queue
- *   up behind it.  When QEMU ends, it gets HOLD_LAST_MS.
+ * What is released leaves although the VM may not run any more: the guest has
+ * sent it long ago (ft_releasing_to()).
  *
  * Everything here is called with the BQL held.
  */
@@ -32,25 +19,16 @@
 #include "migration/ft.h"
 #include "net/filter.h"
 #include "net/net.h"
-#include "net/queue.h"
 #include "net/vhost_net.h"
 #include "qapi/error.h"
-#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/module.h"
 #include "qemu/queue.h"
-#include "qemu/timer.h"
 #include "system/runstate.h"
-#include "../migration/ft/primary-private.h"
 #include "../migration/ft/session.h"
 
-/* An end of QEMU waits at most so long for what the netdevs cannot take. */
+/* An end of QEMU waits at most so long for a netdev that is full. */
 #define HOLD_LAST_MS    2000
-/*
- * How often what waits is tried again.  Mostly the netdev does it when it has
- * room; but not what stayed for want of the lease, or when its peer has gone.
- */
-#define HOLD_RETRY_MS   10
 
 #define TYPE_FT_HOLD "ft-hold"
 OBJECT_DECLARE_SIMPLE_TYPE(FtHold, FT_HOLD)
@@ -69,9 +47,6 @@ struct FtHold {
     FtOutput *out;
     FtOutputProvider *provider;
     QSIMPLEQ_HEAD(, FtHoldPacket) queue;
-    GQueue waiting;             /* sizes of those in the netdev's queue ... */
-    NetClientState sender;      /* ... whose sender is this; each has a ref */
-    QEMUTimer *retry;
     bool releasing;
     QTAILQ_ENTRY(FtHold) link;
 };
@@ -89,99 +64,31 @@ static unsigned releasing;
 
 bool ft_releasing_to(const NetClientState *nc)
 {
+    /* The memory of a stopped guest does not change. */
     return releasing && nc && nc->info->type != NET_CLIENT_DRIVER_NIC;
 }
 
-static FtHold *ft_hold_at(const NetClientState *nc)
+/*
+ * QEMU ends, and its main loop does not run any more: nobody else empties a
+ * netdev's queue, and what is in it then is lost.
+ */
+static void ft_hold_make_room(FtHold *h, int64_t until)
 {
-    FtHold *h;
+    NetClientState *nc = NETFILTER(h)->netdev;
 
-    QTAILQ_FOREACH(h, &attached, link) {
-        if (nc && NETFILTER(h)->netdev == nc) {
-            return h;
-        }
-    }
-    return NULL;
-}
-
-bool ft_hold_stays(const NetClientState *nc)
-{
-    FtHold *h = ft_hold_at(nc);
-    FtSession *s = ft_session();
-
-    return h && !g_queue_is_empty(&h->waiting) &&
-           ft_output_mode(h->out) != FT_OUTPUT_PASS && s && s->primary &&
-           !ft_primary_leased(s->primary);
-}
-
-static void ft_hold_wait(FtHold *h)
-{
-    if (!g_queue_is_empty(&h->waiting)) {
-        timer_mod(h->retry, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                            HOLD_RETRY_MS);
-    }
-}
-
-static void ft_hold_retry(void *opaque)
-{
-    FtHold *h = opaque;
-
-    if (!g_queue_is_empty(&h->waiting)) {
-        releasing++;
-        qemu_flush_queued_packets(NETFILTER(h)->netdev);
-        releasing--;
-        ft_hold_wait(h);
-    }
-}
-
-/* One that waited has left (or, @ret 0, was thrown away). */
-static void ft_hold_sent(NetClientState *sender, ssize_t ret)
-{
-    FtHold *h = container_of(sender, FtHold, sender);
-    size_t size;
-
-    if (!g_queue_is_empty(&h->waiting)) {
-        size = GPOINTER_TO_SIZE(g_queue_pop_head(&h->waiting));
-        if (h->provider) {
-            ft_output_left(h->out, h->provider, size, !ret);
-        }
-    }
-    object_unref(OBJECT(h));
-}
-
-static void ft_hold_pass(FtHold *h, FtHoldPacket *pkt)
-{
-    NetFilterState *nf = NETFILTER(h), *other;
-    struct iovec iov = { .iov_base = pkt->data, .iov_len = pkt->size };
-    /*
-     * The sender is the NIC that is connected now, if any: the one that sent
-     * this may be gone.
-     */
-    NetClientState *sender = nf->netdev ? nf->netdev->peer : NULL;
-
-    if (!sender) {
-        return;
-    }
-    for (other = QTAILQ_PREV(nf, next); other;
-         other = QTAILQ_PREV(other, next)) {
-        if (qemu_netfilter_receive(other, NET_FILTER_DIRECTION_RX, sender,
-                                   pkt->flags, &iov, 1, NULL)) {
-            return;
-        }
-    }
-    /* Not qemu_netfilter_pass_to_next(), which gives no sent_cb. */
-    h->sender.peer = nf->netdev;
-    if (!qemu_net_queue_send_iov(nf->netdev->incoming_queue, &h->sender,
-                                 pkt->flags, &iov, 1, ft_hold_sent)) {
-        object_ref(OBJECT(h));
-        g_queue_push_tail(&h->waiting, GSIZE_TO_POINTER(pkt->size));
-        ft_output_wait(h->out, h->provider, pkt->size);
+    while (nc && nc->receive_disabled &&
+           runstate_check(RUN_STATE_SHUTDOWN) &&
+           g_get_monotonic_time() < until) {
+        g_usleep(1000);
+        qemu_flush_queued_packets(nc);
     }
 }
 
 static void ft_hold_release(void *opaque, uint64_t epoch)
 {
     FtHold *h = opaque;
+    NetFilterState *nf = NETFILTER(h);
+    int64_t until = g_get_monotonic_time() + HOLD_LAST_MS * 1000ll;
     FtHoldPacket *pkt;
 
     if (h->releasing) {
@@ -192,39 +99,33 @@ static void ft_hold_release(void *opaque, uint64_t epoch)
     releasing++;
     object_ref(OBJECT(h));
     while ((pkt = QSIMPLEQ_FIRST(&h->queue)) && pkt->epoch <= epoch) {
+        struct iovec iov = { .iov_base = pkt->data, .iov_len = pkt->size };
+
         QSIMPLEQ_REMOVE_HEAD(&h->queue, next);
-        /* The NIC may send more from in there. */
-        ft_hold_pass(h, pkt);
+        /*
+         * The sender is the NIC that is connected now, if any: the one that
+         * sent this may be gone.  It may send more from in there.
+         */
+        if (nf->netdev) {
+            qemu_netfilter_pass_to_next(nf->netdev->peer, pkt->flags, &iov, 1,
+                                        nf);
+            ft_hold_make_room(h, until);
+        }
         g_free(pkt);
     }
     releasing--;
     h->releasing = false;
-    ft_hold_wait(h);
     object_unref(OBJECT(h));
-}
-
-static void ft_hold_clear(FtHold *h)
-{
-    FtHoldPacket *pkt;
-
-    while ((pkt = QSIMPLEQ_FIRST(&h->queue))) {
-        QSIMPLEQ_REMOVE_HEAD(&h->queue, next);
-        g_free(pkt);
-    }
 }
 
 static void ft_hold_drop(void *opaque)
 {
     FtHold *h = opaque;
-    NetClientState *nc = NETFILTER(h)->netdev;
+    FtHoldPacket *pkt;
 
-    ft_hold_clear(h);
-    /* First: what is purged is off the books already. */
-    g_queue_clear(&h->waiting);
-    if (nc) {
-        object_ref(OBJECT(h));
-        qemu_net_queue_purge(nc->incoming_queue, &h->sender);
-        object_unref(OBJECT(h));
+    while ((pkt = QSIMPLEQ_FIRST(&h->queue))) {
+        QSIMPLEQ_REMOVE_HEAD(&h->queue, next);
+        g_free(pkt);
     }
 }
 
@@ -277,17 +178,13 @@ static void ft_hold_cleanup(NetFilterState *nf)
         ft_output_remove(h->out, h->provider);
         h->provider = NULL;
         QTAILQ_REMOVE(&attached, h, link);
-        timer_free(h->retry);
     }
-    ft_hold_clear(h);
+    ft_hold_drop(h);
 }
 
 static void ft_hold_init(Object *obj)
 {
-    FtHold *h = FT_HOLD(obj);
-
-    QSIMPLEQ_INIT(&h->queue);
-    g_queue_init(&h->waiting);
+    QSIMPLEQ_INIT(&FT_HOLD(obj)->queue);
 }
 
 static void ft_hold_class_init(ObjectClass *oc, void *data)
@@ -377,7 +274,6 @@ static void ft_hold_attach_one(NICState *nic, void *opaque)
     h = FT_HOLD(obj);
     h->out = a->out;
     h->provider = ft_output_add(a->out, peer->name, &ft_hold_ops, h);
-    h->retry = timer_new_ms(QEMU_CLOCK_REALTIME, ft_hold_retry, h);
     QTAILQ_INSERT_TAIL(&attached, h, link);
     a->failed = false;
 }
@@ -397,53 +293,13 @@ bool ft_hold_attach(FtOutput *out, Error **errp)
     return true;
 }
 
-/*
- * QEMU ends, and its main loop does not run any more: nobody else empties the
- * queues of the netdevs, and what is in them then is lost.
- */
-static void ft_hold_last(void)
-{
-    int64_t end = g_get_monotonic_time() + HOLD_LAST_MS * 1000ll;
-    uint64_t lost = 0;
-    FtHold *h;
-
-    releasing++;
-    QTAILQ_FOREACH(h, &attached, link) {
-        while (!g_queue_is_empty(&h->waiting)) {
-            qemu_flush_queued_packets(NETFILTER(h)->netdev);
-            if (g_get_monotonic_time() >= end) {
-                break;
-            }
-            if (!g_queue_is_empty(&h->waiting)) {
-                g_usleep(1000);
-            }
-        }
-        lost += g_queue_get_length(&h->waiting);
-    }
-    releasing--;
-    if (lost) {
-        warn_report("ft: %" PRIu64 " packets that the guest sent are dropped: "
-                    "their netdev has not taken them for %d s", lost,
-                    HOLD_LAST_MS / 1000);
-    }
-}
-
 void ft_hold_detach(void)
 {
     FtHold *h;
 
-    if (runstate_check(RUN_STATE_SHUTDOWN)) {
-        ft_hold_last();
-    }
     while ((h = QTAILQ_FIRST(&attached))) {
-        /*
-         * Here and not in its finalizer, which may come later: what waits
-         * leaves all the same, and if it stayed nobody else may try again.
-         */
+        /* Here and not in its finalizer, which may come later. */
         ft_hold_cleanup(NETFILTER(h));
-        if (!g_queue_is_empty(&h->waiting)) {
-            qemu_flush_queued_packets(NETFILTER(h)->netdev);
-        }
         object_unparent(OBJECT(h));
     }
     g_clear_pointer(&home, object_unref);

@@ -92,12 +92,6 @@ void ft_dirty_mapped(void *host, size_t len);
  */
 bool ft_releasing_to(const NetClientState *nc);
 
-/*
- * ft_hold_stays: is there such output in @nc's queue, and may the backup have
- * given this side up, so that the queue is not to be emptied for the moment?
- */
-bool ft_hold_stays(const NetClientState *nc);
-
 void hmp_cuju_failover(Monitor *mon, const QDict *qdict);
 void hmp_cuju_adjust_epoch(Monitor *mon, const QDict *qdict);
 void hmp_cuju_get_ft_started(Monitor *mon, const QDict *qdict);
@@ -147,11 +141,6 @@ static inline void ft_drain_devices(void)
 }
 
 static inline bool ft_releasing_to(const NetClientState *nc)
-{
-    return false;
-}
-
-static inline bool ft_hold_stays(const NetClientState *nc)
 {
     return false;
 }

@@ -21,8 +21,6 @@
  *   ft_output_hold(): a packet that leaves can make room in a net queue whose
  *   owner then sends its next one.  So books are written before release() is
  *   called and such an item belongs to the open epoch like any other.
- *
- * - What waits has no epoch any more; it only counts.
  */
 
 #include "qemu/osdep.h"
@@ -41,8 +39,6 @@ struct FtOutputProvider {
     const FtOutputOps *ops;
     void *opaque;
     GQueue held;                /* of FtHeld, epochs ascending, none empty */
-    uint64_t waiting_items;     /* released, but still here */
-    uint64_t waiting_bytes;
     QTAILQ_ENTRY(FtOutputProvider) next;
 };
 
@@ -111,33 +107,11 @@ static FtHeld take_held(FtOutput *out, FtOutputProvider *p, uint64_t epoch)
     return sum;
 }
 
-/* Take @items that wait off the books of now. */
-static void take_waiting(FtOutput *out, FtOutputProvider *p, uint64_t items,
-                         uint64_t bytes, bool lost)
-{
-    FtOutputStats *s = &out->stats;
-
-    assert(items <= p->waiting_items && bytes <= p->waiting_bytes);
-    p->waiting_items -= items;
-    p->waiting_bytes -= bytes;
-    s->waiting_items -= items;
-    s->held_items -= items;
-    s->held_bytes -= bytes;
-    if (lost) {
-        s->dropped_items += items;
-    } else {
-        s->released_items += items;
-        s->released_bytes += bytes;
-    }
-}
-
 static void forget_held(FtOutput *out, FtOutputProvider *p)
 {
     FtHeld gone = take_held(out, p, UINT64_MAX);
 
     out->stats.dropped_items += gone.items;
-    take_waiting(out, p, p->waiting_items, p->waiting_bytes,
-                 out->mode != FT_OUTPUT_PASS);
 }
 
 static void release_epoch(FtOutput *out, uint64_t epoch)
@@ -271,32 +245,6 @@ uint64_t ft_output_hold(FtOutput *out, FtOutputProvider *p, size_t bytes)
     return epoch;
 }
 
-void ft_output_wait(FtOutput *out, FtOutputProvider *p, size_t bytes)
-{
-    FtOutputStats *s = &out->stats;
-
-    /* Its release was counted before it was tried. */
-    s->released_items--;
-    s->released_bytes -= bytes;
-    p->waiting_items++;
-    p->waiting_bytes += bytes;
-    s->waiting_items++;
-    s->held_items++;
-    s->held_bytes += bytes;
-}
-
-void ft_output_left(FtOutput *out, FtOutputProvider *p, size_t bytes,
-                    bool lost)
-{
-    take_waiting(out, p, 1, bytes, lost);
-}
-
-bool ft_output_blocked(const FtOutput *out)
-{
-    return out->mode == FT_OUTPUT_HOLD && out->stats.waiting_items &&
-           limit_reached(out);
-}
-
 uint64_t ft_output_open_items(const FtOutput *out)
 {
     return out->open_items;
@@ -352,7 +300,7 @@ void ft_output_release_all(FtOutput *out)
     while (out->committed < out->open) {
         release_epoch(out, ++out->committed);
     }
-    while (out->stats.held_items > out->stats.waiting_items) {
+    while (out->stats.held_items) {
         release_epoch(out, out->open);
     }
     out->mode = FT_OUTPUT_PASS;

@@ -10,14 +10,6 @@
  *
  *            hold      close(N)       commit(N)
  *   guest --------> [ N open ] --> [ N closed ] --> released, in order
- *                                                      |         ^
- *                                      wait(): no room v         | left()
- *                                                   [ waiting ] -+
- *
- * What the way out has no room for waits there: it may leave, so it is not
- * for a commit to bring it on, but it is in the books of what is held until
- * the provider says that it has left.  So the limits see it, and blocked()
- * says when the guest must stand still for it: no commit would help.
  *
  * Modes: PASS (not protected: hold() says so and the provider lets things
  * through) -> HOLD -> PASS again by release_all(), or -> DEAD by drop_all().
@@ -38,10 +30,10 @@ typedef struct FtOutputOps {
     /*
      * Let out everything tagged with an epoch <= @epoch, in order.  Called
      * for each epoch, whether the provider holds something or not.  Must not
-     * call back; only ft_output_hold(), _wait() and _left() are all right.
+     * call back; only a nested ft_output_hold() is all right.
      */
     void (*release)(void *opaque, uint64_t epoch);
-    /* Throw everything away, what waits too; nothing may leave. */
+    /* Throw everything away; nothing may leave. */
     void (*drop)(void *opaque);
 } FtOutputOps;
 
@@ -52,9 +44,8 @@ typedef enum FtOutputMode {
 } FtOutputMode;
 
 typedef struct FtOutputStats {
-    uint64_t held_items;        /* now, with those that wait */
+    uint64_t held_items;        /* now */
     uint64_t held_bytes;        /* now */
-    uint64_t waiting_items;     /* now */
     uint64_t held_items_peak;
     uint64_t held_bytes_peak;
     uint64_t released_items;
@@ -85,8 +76,7 @@ FtOutputProvider *ft_output_add(FtOutput *out, const char *name,
 
 /*
  * The provider goes away by itself (netdev deleted): forget what it held, and
- * count it as dropped; its drop() is not called.  In mode PASS what waits
- * counts as released: it leaves without us.
+ * count it as dropped; its drop() is not called.
  */
 void ft_output_remove(FtOutput *out, FtOutputProvider *p);
 
@@ -101,20 +91,6 @@ FtOutputMode ft_output_mode(const FtOutput *out);
  * now; UINT64_MAX in mode DEAD: throw it away.
  */
 uint64_t ft_output_hold(FtOutput *out, FtOutputProvider *p, size_t bytes);
-
-/*
- * ft_output_wait: an item of @p that was released has found no room and waits.
- * ft_output_left: one that waited has left, or (@lost) was thrown away.
- */
-void ft_output_wait(FtOutput *out, FtOutputProvider *p, size_t bytes);
-void ft_output_left(FtOutput *out, FtOutputProvider *p, size_t bytes,
-                    bool lost);
-
-/*
- * ft_output_blocked: is a limit reached, and does something wait?  Then the
- * guest must not send more, whatever is committed.
- */
-bool ft_output_blocked(const FtOutput *out);
 
 /* Items held in the open epoch, all providers. */
 uint64_t ft_output_open_items(const FtOutput *out);
@@ -136,7 +112,7 @@ bool ft_output_commit(FtOutput *out, uint64_t epoch, Error **errp);
 
 /*
  * Protection ended and this side goes on: release all in order, PASS.
- * What finds no room goes on waiting.  No effect in the other modes.
+ * No effect in the other modes.
  */
 void ft_output_release_all(FtOutput *out);
 

@@ -46,10 +46,6 @@ static bool op_take_epoch(void *opaque, uint64_t epoch)
         /* The backup has it so: nothing to send. */
         return false;
     }
-    if (p->blocked && runstate_is_running()) {
-        /* After a pause it would run on, and send. */
-        return false;
-    }
     t[0] = ft_now_us();
     ft_pause_begin(&ps, p->disks);
     t[1] = ft_now_us();

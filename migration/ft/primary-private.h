@@ -92,7 +92,6 @@ struct FtPrimary {
     bool flush_waits;           /* atomic: a flush is parked */
     bool sync_waits;            /* the first copy waits for the disks */
     bool stands;                /* the backup has it as it stands still */
-    bool blocked;               /* a netdev is: the guest stands still */
     bool ended;
     Error *broken;              /* an epoch could not be taken */
     FtStats stats;

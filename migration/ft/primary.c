@@ -360,13 +360,8 @@ static bool primary_setup(FtPrimary *p, const SocketAddress *addr,
 /* Do what is due and set the timer for the rest. */
 static void primary_kick(FtPrimary *p)
 {
-    bool blocked = !p->ended && ft_output_blocked(p->output);
     int64_t next;
 
-    if (p->blocked && !blocked && !p->ended && !p->fsm.stalled) {
-        resume_all_vcpus();
-    }
-    p->blocked = blocked;
     if (p->ended) {
         return;
     }
@@ -379,8 +374,8 @@ static void primary_kick(FtPrimary *p)
     if (p->ended) {
         return;
     }
-    if (p->fsm.stalled || p->blocked) {
-        /* "cont" and a reset let the vCPUs run again; so does each pause. */
+    if (p->fsm.stalled) {
+        /* "cont" and a reset let the vCPUs run again. */
         pause_all_vcpus();
         next = MIN(next, ft_now_us() + PRIMARY_STALL_US);
     }

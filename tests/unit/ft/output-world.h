@@ -30,8 +30,6 @@ typedef struct Fake {
     GArray *queue;              /* of Item */
     unsigned drops;
     unsigned hold_in_release;   /* hold so many more from inside release() */
-    bool jammed;                /* what is released finds no room */
-    GArray *waiting;            /* of Item */
 } Fake;
 
 struct World {
@@ -70,12 +68,7 @@ static void fake_release(void *opaque, uint64_t epoch)
         if (head->epoch > epoch) {
             break;
         }
-        if (f->jammed || f->waiting->len) {
-            g_array_append_val(f->waiting, *head);
-            ft_output_wait(f->world->out, f->p, head->bytes);
-        } else {
-            g_array_append_val(f->world->left, head->id);
-        }
+        g_array_append_val(f->world->left, head->id);
         g_array_remove_index(f->queue, 0);
         if (f->hold_in_release) {
             f->hold_in_release--;
@@ -84,26 +77,12 @@ static void fake_release(void *opaque, uint64_t epoch)
     }
 }
 
-/* There is room for one that waits, or it is thrown away by others. */
-static inline void world_left(World *w, int slot, bool lost)
-{
-    Fake *f = &w->fakes[slot];
-    Item head = g_array_index(f->waiting, Item, 0);
-
-    g_array_remove_index(f->waiting, 0);
-    if (!lost) {
-        g_array_append_val(w->left, head.id);
-    }
-    ft_output_left(w->out, f->p, head.bytes, lost);
-}
-
 static void fake_drop(void *opaque)
 {
     Fake *f = opaque;
 
     f->drops++;
     g_array_set_size(f->queue, 0);
-    g_array_set_size(f->waiting, 0);
 }
 
 static const FtOutputOps fake_ops = {
@@ -150,7 +129,6 @@ static World *world_new(int slots, uint64_t limit_items, uint64_t limit_bytes)
         w->fakes[i].world = w;
         w->fakes[i].slot = i;
         w->fakes[i].queue = g_array_new(false, false, sizeof(Item));
-        w->fakes[i].waiting = g_array_new(false, false, sizeof(Item));
         if (i < slots) {
             world_add(w, i);
         }
@@ -163,7 +141,6 @@ static void world_free(World *w)
     ft_output_free(w->out);
     for (int i = 0; i < SLOTS; i++) {
         g_array_free(w->fakes[i].queue, true);
-        g_array_free(w->fakes[i].waiting, true);
     }
     g_array_free(w->left, true);
     g_string_free(w->calls, true);

@@ -12,7 +12,7 @@
  * rules of the header where it must be now.  Nothing clever: each step looks
  * through all of them.
  */
-enum { HELD, WAITING, OUT, DROPPED };
+enum { HELD, OUT, DROPPED };
 
 typedef struct Model {
     GArray *items;              /* of Item */
@@ -39,11 +39,6 @@ static void model_count(Model *m, FtOutputStats *s, uint64_t *open_items)
             s->held_bytes += it->bytes;
             *open_items += it->epoch == m->open;
             break;
-        case WAITING:
-            s->held_items++;
-            s->held_bytes += it->bytes;
-            s->waiting_items++;
-            break;
         case OUT:
             s->released_items++;
             s->released_bytes += it->bytes;
@@ -59,19 +54,7 @@ static void model_count(Model *m, FtOutputStats *s, uint64_t *open_items)
     s->held_bytes_peak = m->peak_bytes;
 }
 
-static bool model_waits(Model *m, int slot)
-{
-    for (unsigned i = 0; i < m->items->len; i++) {
-        Item *it = &g_array_index(m->items, Item, i);
-
-        if (it->slot == slot && it->state == WAITING) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void model_release(Model *m, World *w, uint64_t upto)
+static void model_release(Model *m, uint64_t upto)
 {
     for (uint64_t epoch = m->committed + 1; epoch <= upto; epoch++) {
         for (int o = 0; o < m->n_order; o++) {
@@ -80,13 +63,8 @@ static void model_release(Model *m, World *w, uint64_t upto)
 
                 if (it->state == HELD && it->epoch == epoch &&
                     it->slot == m->order[o]) {
-                    if (w->fakes[it->slot].jammed ||
-                        model_waits(m, it->slot)) {
-                        it->state = WAITING;
-                    } else {
-                        it->state = OUT;
-                        g_array_append_val(m->left, it->id);
-                    }
+                    it->state = OUT;
+                    g_array_append_val(m->left, it->id);
                 }
             }
         }
@@ -94,35 +72,13 @@ static void model_release(Model *m, World *w, uint64_t upto)
     m->committed = upto;
 }
 
-/* The first that waits at @slot is gone. */
-static void model_left(Model *m, int slot, bool lost)
-{
-    for (unsigned i = 0; i < m->items->len; i++) {
-        Item *it = &g_array_index(m->items, Item, i);
-
-        if (it->slot == slot && it->state == WAITING) {
-            it->state = lost ? DROPPED : OUT;
-            if (!lost) {
-                g_array_append_val(m->left, it->id);
-            }
-            return;
-        }
-    }
-}
-
 static void model_drop(Model *m, int slot)
 {
     for (unsigned i = 0; i < m->items->len; i++) {
         Item *it = &g_array_index(m->items, Item, i);
 
-        if (slot >= 0 && it->slot != slot) {
-            continue;
-        }
-        if (it->state == HELD) {
+        if (it->state == HELD && (slot < 0 || it->slot == slot)) {
             it->state = DROPPED;
-        } else if (it->state == WAITING) {
-            /* In mode PASS it leaves without us: released, but not seen. */
-            it->state = m->mode == FT_OUTPUT_PASS ? OUT : DROPPED;
         }
     }
 }
@@ -167,11 +123,6 @@ static void model_check(Model *m, World *w)
     ft_output_stats(w->out, &got);
     g_assert_cmpuint(got.held_items, ==, want.held_items);
     g_assert_cmpuint(got.held_bytes, ==, want.held_bytes);
-    g_assert_cmpuint(got.waiting_items, ==, want.waiting_items);
-    g_assert_cmpint(ft_output_blocked(w->out), ==,
-                    m->mode == FT_OUTPUT_HOLD && want.waiting_items &&
-                    (want.held_items >= m->limit_items ||
-                     want.held_bytes >= m->limit_bytes));
     g_assert_cmpuint(got.held_items_peak, ==, want.held_items_peak);
     g_assert_cmpuint(got.held_bytes_peak, ==, want.held_bytes_peak);
     g_assert_cmpuint(got.released_items, ==, want.released_items);
@@ -197,20 +148,9 @@ static void model_step(Model *m, World *w)
     uint64_t epoch;
     bool ok;
 
-    if (r < 450) {
+    if (r < 600) {
         if (slot >= 0) {
             model_hold(m, w, slot);
-        }
-    } else if (r < 580) {
-        if (slot >= 0 && w->fakes[slot].waiting->len) {
-            bool lost = !g_test_rand_int_range(0, 5);
-
-            world_left(w, slot, lost);
-            model_left(m, slot, lost);
-        }
-    } else if (r < 600) {
-        if (slot >= 0) {
-            w->fakes[slot].jammed = !w->fakes[slot].jammed;
         }
     } else if (r < 750) {
         g_assert_cmpuint(ft_output_close(w->out), ==, hold ? m->open : 0);
@@ -227,7 +167,7 @@ static void model_step(Model *m, World *w)
         g_assert_cmpint(!err, ==, ok);
         error_free(err);
         if (ok) {
-            model_release(m, w, epoch);
+            model_release(m, epoch);
         }
     } else if (r < 950) {
         epoch = g_test_rand_int_range(0, 4);
@@ -244,20 +184,19 @@ static void model_step(Model *m, World *w)
     } else if (r < 970) {
         ft_output_release_all(w->out);
         if (hold) {
-            model_release(m, w, m->open);
+            model_release(m, m->open);
             m->mode = FT_OUTPUT_PASS;
         }
     } else if (r < 972) {
         ft_output_drop_all(w->out);
-        m->mode = FT_OUTPUT_DEAD;
         model_drop(m, -1);
+        m->mode = FT_OUTPUT_DEAD;
     } else if (r < 985) {
         if (slot >= 0) {
             int o = 0;
 
             ft_output_remove(w->out, w->fakes[slot].p);
             g_array_set_size(w->fakes[slot].queue, 0);
-            g_array_set_size(w->fakes[slot].waiting, 0);
             w->fakes[slot].p = NULL;
             model_drop(m, slot);
             while (m->order[o] != slot) {
@@ -281,7 +220,7 @@ static void model_step(Model *m, World *w)
 
 static void test_model(void)
 {
-    uint64_t out = 0, dropped = 0, passed = 0, dead = 0, waited = 0;
+    uint64_t out = 0, dropped = 0, passed = 0, dead = 0;
 
     for (int round = 0; round < 300; round++) {
         g_autoptr(World) w = world_new(2, 10, 10000);
@@ -295,8 +234,6 @@ static void test_model(void)
 
         for (int step = 0; step < 400; step++) {
             model_step(&m, w);
-            ft_output_stats(w->out, &s);
-            waited += s.waiting_items;
         }
         ft_output_stats(w->out, &s);
         out += s.released_items;
@@ -310,7 +247,6 @@ static void test_model(void)
                    " passed, %" PRIu64 " of 300 rounds ended dead",
                    out, dropped, passed, dead);
     g_assert_cmpuint(out, >, 5000);
-    g_assert_cmpuint(waited, >, 1000);
     g_assert_cmpuint(dropped, >, 100);
     g_assert_cmpuint(passed, >, 1000);
 }
