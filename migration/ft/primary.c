@@ -213,7 +213,10 @@ static void sync_pass(FtPrimary *p)
         } else {
             p->sync_waits = true;
         }
-        return;
+        if (p->fsm.taken || p->sync_waits || p->broken || p->ended) {
+            return;
+        }
+        /* The guest has asked for a reset: after that, and another pass. */
     }
     p->sync_left = left;
     if (!p->sync_total) {
@@ -436,7 +439,8 @@ static void primary_bh(void *opaque)
     WITH_QEMU_LOCK_GUARD(&p->lock) {
         QSIMPLEQ_CONCAT(&todo, &p->events);
     }
-    if (qatomic_xchg(&p->flush_waits, false) && !p->ended) {
+    if (qatomic_xchg(&p->flush_waits, false) && !p->ended &&
+        p->fsm.state == FT_PRI_PROTECTED) {
         ft_pri_output_full(&p->fsm);
     }
     QSIMPLEQ_FOREACH(ev, &todo, next) {

@@ -275,7 +275,7 @@ static void check_links(World *w)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     FuzzInput in = { data, size };
-    unsigned fds = fuzz_fds();
+    unsigned fds = fuzz_fds(), threads = fuzz_threads();
     World w = { .in = &in };
     QemuThread thread;
     unsigned i;
@@ -291,6 +291,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         close(w.fd[i]);
     }
     close(w.done[0]);
+    fuzz_wait_threads(threads);
     g_assert_cmpuint(fuzz_fds(), ==, fds);
     return 0;
 }

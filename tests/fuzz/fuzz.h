@@ -71,6 +71,29 @@ static inline unsigned fuzz_fds(void)
     return count;
 }
 
+static inline unsigned fuzz_threads(void)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    unsigned count = 0;
+
+    while (dir && g_dir_read_name(dir)) {
+        count++;
+    }
+    return count;
+}
+
+/*
+ * Wait until there are no more than so many: what GLib has for a thread that
+ * is about to end is nobody's for a moment, and LeakSanitizer may look just
+ * then.  The fuzzer has a timer.
+ */
+static inline void fuzz_wait_threads(unsigned want)
+{
+    while (fuzz_threads() > want) {
+        sched_yield();
+    }
+}
+
 /* An error says what it is, and comes if and only if something failed. */
 static inline bool fuzz_result(bool ok, Error *err)
 {
