@@ -35,6 +35,19 @@ static char *drive_describe(BlockBackend *blk)
                          g_strdup(bdrv_get_node_name(blk_bs(blk)));
 }
 
+/* The size of an image can be changed at each node below, by its name. */
+static void drive_block_resize(FtDrive *d)
+{
+    BlockDriverState *bs;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    for (bs = d->blocked; bs->file; bs = bs->file->bs) {
+        bdrv_ref(bs->file->bs);
+        bdrv_op_block(bs->file->bs, BLOCK_OP_TYPE_RESIZE, d->blocker);
+        d->below = g_slist_prepend(d->below, bs->file->bs);
+    }
+}
+
 FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
                          FtBudget *budget, const FtDriveOps *ops,
                          void *opaque, const char *reason, Error **errp)
@@ -79,6 +92,7 @@ FtDrive *ft_drive_attach(BlockBackend *blk, uint16_t index,
     error_setg(&d->blocker, "drive '%s' %s", d->name, reason);
     bdrv_op_block_all(bs, d->blocker);
     bdrv_op_block_all(d->blocked, d->blocker);
+    drive_block_resize(d);
     d->blk_empty.notify = ft_drive_blk_empty;
     blk_add_remove_bs_notifier(blk, &d->blk_empty);
     d->blk = blk;

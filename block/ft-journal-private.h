@@ -59,6 +59,7 @@ struct FtDrive {
     bool leaving;               /* the filter goes when it is idle */
     Error *blocker;
     BlockDriverState *blocked;  /* the node below; a reference */
+    GSList *below;              /* of more nodes; references */
     Notifier blk_empty;         /* the BlockBackend lets go of this node */
     QEMUBH *bh;
     QEMUBH *remove_bh;          /* outside of all drains */

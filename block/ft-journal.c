@@ -578,6 +578,11 @@ void ft_drive_unblock(FtDrive *d)
         notifier_remove(&d->blk_empty);
         bdrv_op_unblock_all(d->bs, d->blocker);
         bdrv_op_unblock_all(d->blocked, d->blocker);
+        while (d->below) {
+            bdrv_op_unblock(d->below->data, BLOCK_OP_TYPE_RESIZE, d->blocker);
+            bdrv_unref(d->below->data);
+            d->below = g_slist_delete_link(d->below, d->below);
+        }
         error_free(d->blocker);
         d->blocker = NULL;
     }
