@@ -536,8 +536,7 @@ def proof_may_be(machines):
 
 
 def wait_arbiter(path, machines):
-    """Before the end: a session that is over is told at once, and its proof
-    taken away by a thread that may have to wait for the arbiter."""
+    """Before the end: a thread takes the proof of a session away."""
     def clean():
         for machine in machines:
             if machine.alive():
