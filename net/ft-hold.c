@@ -99,6 +99,13 @@ static void ft_hold_release(void *opaque, uint64_t epoch)
     releasing++;
     object_ref(OBJECT(h));
     while ((pkt = QSIMPLEQ_FIRST(&h->queue)) && pkt->epoch <= epoch) {
+        if (!ft_primary_may_send(ft_session()->primary)) {
+            /*
+             * This process has stood still in this loop, and the backup may
+             * have taken over.  What is left goes with the next epoch.
+             */
+            break;
+        }
         struct iovec iov = { .iov_base = pkt->data, .iov_len = pkt->size };
 
         QSIMPLEQ_REMOVE_HEAD(&h->queue, next);

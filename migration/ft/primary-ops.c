@@ -184,6 +184,11 @@ bool ft_primary_leased(FtPrimary *p)
            !ft_link_is_down(p->links.control) && ft_pulse_leased(p->pulse);
 }
 
+bool ft_primary_may_send(FtPrimary *p)
+{
+    return p->fsm.dead || ft_primary_leased(p);
+}
+
 static bool op_leased(void *opaque)
 {
     return ft_primary_leased(opaque);

@@ -451,6 +451,13 @@ bool ft_primary_cancel(FtPrimary *p, const char *reason, bool force);
 void ft_primary_leave(FtPrimary *p, const char *reason);
 void ft_primary_params_changed(FtPrimary *p);
 bool ft_primary_blocks(FtPrimary *p);   /* holds the machine as it is */
+
+/*
+ * ft_primary_may_send: may what is committed leave?  With the lease of the
+ * heartbeats; or when this side goes on alone.  BQL.
+ */
+bool ft_primary_may_send(FtPrimary *p);
+
 /* Fill in what only it knows. */
 void ft_primary_query(FtPrimary *p, FtStatus *st);
 
