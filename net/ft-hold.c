@@ -99,6 +99,8 @@ static void ft_hold_release(void *opaque, uint64_t epoch)
     releasing++;
     object_ref(OBJECT(h));
     while ((pkt = QSIMPLEQ_FIRST(&h->queue)) && pkt->epoch <= epoch) {
+        struct iovec iov = { .iov_base = pkt->data, .iov_len = pkt->size };
+
         if (!ft_primary_may_send(ft_session()->primary)) {
             /*
              * This process has stood still in this loop, and the backup may
@@ -106,8 +108,6 @@ static void ft_hold_release(void *opaque, uint64_t epoch)
              */
             break;
         }
-        struct iovec iov = { .iov_base = pkt->data, .iov_len = pkt->size };
-
         QSIMPLEQ_REMOVE_HEAD(&h->queue, next);
         /*
          * The sender is the NIC that is connected now, if any: the one that
